@@ -1,0 +1,104 @@
+"""COCO metrics and score-IoU correlations: one definition for training, export and the evaluation against a server.
+
+pycocotools (extra `eval` or `train`) is imported when called.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Detections enter the correlation above this classification score and this IoU with an object of their class:
+# IoU-Net's Figure 2 uses IoU > 0.5; 0.05 keeps the background of dense detectors out.
+CORRELATION_MIN_P = 0.05
+CORRELATION_MIN_IOU = 0.5
+
+_THRESHOLD_KEYS = {"AP50": 0.5, "AP60": 0.6, "AP70": 0.7, "AP75": 0.75, "AP80": 0.8, "AP90": 0.9}
+_STATS_KEYS = {"AP": 0, "APs": 3, "APm": 4, "APl": 5, "AR1": 6, "AR10": 7, "AR100": 8}
+
+Metrics = dict[str, float | None]
+
+
+def load_ground_truth(annotations: Mapping[str, Any]) -> Any:
+    """A pycocotools ``COCO`` of an annotation document already in memory, without its messages."""
+    from pycocotools.coco import COCO
+
+    ground_truth = COCO()
+    ground_truth.dataset = dict(annotations)
+    ground_truth.dataset.setdefault("info", {})
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth.createIndex()
+    return ground_truth
+
+
+def coco_metrics(
+    ground_truth: Any,
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    image_ids: Sequence[int] | None = None,
+    rank_by: str = "score",
+) -> tuple[Metrics, str]:
+    """Average precision and recall of detections.
+
+    Args:
+        ground_truth: from `load_ground_truth`.
+        detections: COCO results, with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and ``rank_by``.
+        image_ids: images to measure on; all when None.
+        rank_by: the key that orders detections.
+
+    Returns: metrics in 0..1 (None where nothing can be measured), keyed as `ARCHITECTURE` lists them, and the table
+        that pycocotools prints.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    rows = [{**d, "score": d[rank_by]} for d in detections]
+    table = io.StringIO()
+    with contextlib.redirect_stdout(table):
+        found = ground_truth.loadRes(rows) if rows else load_ground_truth({**ground_truth.dataset, "annotations": []})
+        evaluation = COCOeval(ground_truth, found, "bbox")
+        if image_ids is not None:
+            evaluation.params.imgIds = sorted(image_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        table.seek(0)
+        table.truncate()
+        evaluation.summarize()
+    metrics = {key: _known(evaluation.stats[i]) for key, i in _STATS_KEYS.items()}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
+    for key, threshold in _THRESHOLD_KEYS.items():
+        at = precision[np.isclose(evaluation.params.iouThrs, threshold)]
+        metrics[key] = _known(at[at > -1].mean() if (at > -1).any() else -1.0)
+    return metrics, table.getvalue()
+
+
+def score_iou_correlations(
+    classification: NDArray[Any], localization: NDArray[Any], score: NDArray[Any], iou: NDArray[Any]
+) -> Metrics:
+    """Pearson correlation of the three scores with the true IoU, over detections before NMS.
+
+    Args:
+        classification, localization, score: ``[N]`` in 0..1.
+        iou: ``[N]`` best IoU of each box with an object of its class.
+
+    Returns: ``pearson_classification``, ``pearson_localization``, ``pearson_score`` (None for a constant) and
+        ``pearson_n``, the number of detections with p > 0.05 and IoU > 0.5 that entered.
+    """
+    used = (classification > CORRELATION_MIN_P) & (iou > CORRELATION_MIN_IOU)
+    scores = {"classification": classification, "localization": localization, "score": score}
+    metrics: Metrics = {f"pearson_{name}": _pearson(values[used], iou[used]) for name, values in scores.items()}
+    return {**metrics, "pearson_n": float(used.sum())}
+
+
+def _pearson(x: NDArray[Any], y: NDArray[Any]) -> float | None:
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _known(value: float) -> float | None:
+    """Pycocotools writes -1 where a split holds nothing of the kind."""
+    return None if value < 0 else float(value)

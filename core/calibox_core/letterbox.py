@@ -1,0 +1,94 @@
+"""The one letterbox of the project: server, training's evaluation and tests all use it.
+
+scale = min(W/w, H/h), centred, the rest filled with a grey of 114, sizes rounded half up.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.boxes import Floats, clip_boxes
+from calibox_core.errors import InvalidParameterError
+
+PAD_VALUE = 114  # mid grey, the common choice of one-stage detectors
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Where an image of ``width`` x ``height`` lies inside an input of ``input_width`` x ``input_height`` (pixels)."""
+
+    width: int
+    height: int
+    input_width: int
+    input_height: int
+    scaled_width: int
+    scaled_height: int
+    left: int
+    top: int
+
+    @classmethod
+    def fit(cls, *, width: int, height: int, input_width: int, input_height: int) -> Self:
+        """Arithmetic alone, no pixels.
+
+        Raises:
+            InvalidParameterError: a side is not positive.
+        """
+        if min(width, height, input_width, input_height) < 1:
+            raise InvalidParameterError(
+                f"letterbox needs sides of at least 1 pixel, got image {width}x{height} "
+                f"and input {input_width}x{input_height}"
+            )
+        scale = min(input_width / width, input_height / height)
+        scaled_width = min(input_width, max(1, math.floor(width * scale + 0.5)))
+        scaled_height = min(input_height, max(1, math.floor(height * scale + 0.5)))
+        return cls(
+            width=width,
+            height=height,
+            input_width=input_width,
+            input_height=input_height,
+            scaled_width=scaled_width,
+            scaled_height=scaled_height,
+            left=(input_width - scaled_width) // 2,
+            top=(input_height - scaled_height) // 2,
+        )
+
+    def to_input(self, boxes: Floats) -> Floats:
+        """Boxes ``[..., 4]`` of the image to letterboxed pixels."""
+        scale, offset = self._scale_and_offset(boxes.dtype)
+        mapped: Floats = boxes * scale + offset
+        return mapped
+
+    def to_image(self, boxes: Floats) -> Floats:
+        """Boxes ``[..., 4]`` in letterboxed pixels back to the image, clipped to it."""
+        scale, offset = self._scale_and_offset(boxes.dtype)
+        return clip_boxes((boxes - offset) / scale, width=self.width, height=self.height)
+
+    def _scale_and_offset(self, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
+        x, y = self.scaled_width / self.width, self.scaled_height / self.height
+        return np.array([x, y, x, y], dtype), np.array([self.left, self.top] * 2, dtype)
+
+
+def letterbox_into(slot: NDArray[np.uint8], image: NDArray[np.uint8], *, pad_value: int = PAD_VALUE) -> Letterbox:
+    """Resizes ``image`` (uint8 ``[h, w, 3]``) bilinearly into ``slot`` (uint8 ``[H, W, 3]``) without another copy.
+
+    Returns: the geometry that maps boxes back.
+    """
+    import cv2
+
+    placed = Letterbox.fit(
+        width=image.shape[1], height=image.shape[0], input_width=slot.shape[1], input_height=slot.shape[0]
+    )
+    bottom, right = placed.top + placed.scaled_height, placed.left + placed.scaled_width
+    slot[: placed.top] = pad_value
+    slot[bottom:] = pad_value
+    slot[placed.top : bottom, : placed.left] = pad_value
+    slot[placed.top : bottom, right:] = pad_value
+    inside = slot[placed.top : bottom, placed.left : right]
+    if image.shape == inside.shape:
+        inside[...] = image
+    else:
+        inside[...] = cv2.resize(image, (placed.scaled_width, placed.scaled_height), interpolation=cv2.INTER_LINEAR)
+    return placed

@@ -1,0 +1,121 @@
+"""manifest.json of a bundle: everything a server or a client must know about a model that is not in its graph."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from calibox_core.fusion import Fusion
+from calibox_core.letterbox import PAD_VALUE
+from calibox_core.nms import NmsAttributes
+from calibox_core.score_map import ScoreMap
+
+OPSET = 20
+
+# One path segment, so that a name from a request can never leave the model repository.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+ModelVersion = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassInfo(_Part):
+    """One class; its position in the list is the 0-based label of the graph."""
+
+    name: str = Field(min_length=1, description="Name that answers carry as `label`.")
+    category_id: int = Field(description="Id in the data set's annotations; answers carry it as `label_id`.")
+
+
+class InputSpec(_Part):
+    """The image tensor `images`, uint8 `[B, height, width, 3]`, RGB, letterboxed."""
+
+    height: int = Field(ge=32, le=8192, description="Rows of the input, in pixels.")
+    width: int = Field(ge=32, le=8192, description="Columns of the input, in pixels.")
+    letterbox: Literal["centred"] = Field(
+        default="centred", description="scale = min(W/w, H/h), centred, sizes rounded half up, bilinear."
+    )
+    pad_value: int = Field(default=PAD_VALUE, ge=0, le=255, description="Grey level around the image.")
+
+
+class Thresholds(_Part):
+    """Defaults for requests that name none."""
+
+    score: Probability = Field(default=0.3, description="Reported scores of at least this are returned (0..1).")
+    iou: Probability = Field(default=0.5, description="Overlap above this suppresses (IoU, 0..1).")
+
+
+class QualitySpec(_Part):
+    """What the localization score is."""
+
+    method: str = Field(description="How it was trained, for example `iou_aware`.")
+    target: str = Field(default="iou", description="Quantity it predicts for the kept box, 0..1.")
+    per_class: bool = Field(default=False, description="Whether q has one value per class instead of one per anchor.")
+
+
+class DatasetInfo(_Part):
+    """The data a model was trained and measured on."""
+
+    name: str = Field(description="Name of the data set.")
+    license: str = Field(description="Licence of its images and annotations.")
+    attribution: str = Field(default="", description="Copyright line that must accompany its images.")
+    url: str = Field(default="", description="Where it comes from.")
+    train_images: int = Field(ge=0, description="Images trained on.")
+    val_images: int = Field(ge=0, description="Images of the validation split.")
+    sha256: Sha256 = Field(description="Hash over both annotation files, so that the same data can be recognised.")
+
+
+class Provenance(_Part):
+    """How to make this model again."""
+
+    recipe_name: str = Field(description="File name of the recipe, without its ending.")
+    recipe: dict[str, Any] = Field(description="The whole recipe, every default written out.")
+    commit: str = Field(description="Git commit of the code that trained it; `-dirty` when there were local changes.")
+    seed: int = Field(description="Seed of weights, order and augmentation.")
+    calibox_version: str = Field(description="Version of calibox that exported it.")
+    torch_version: str = Field(description="Version of torch that exported it.")
+    created: datetime = Field(description="Time of the export, UTC.")
+
+
+class Manifest(_Part):
+    """Schema of manifest.json, version 1. Scores, AP and thresholds are 0..1, boxes are in pixels."""
+
+    schema_version: Literal[1] = Field(default=1, description="Version of this schema.")
+    name: ModelName = Field(description="Name of the model: the folder that holds its versions.")
+    version: ModelVersion = Field(description="Version of the model, a whole number from 1 as in other servers.")
+    description: str = Field(default="", description="One sentence about the model.")
+    classes: tuple[ClassInfo, ...] = Field(min_length=1, description="Classes in the order of the graph's labels.")
+    input: InputSpec = Field(description="The image tensor.")
+    opset: int = Field(default=OPSET, description="ONNX opset of the graph.")
+    fusion: Fusion = Field(description="Ranking of requests that name none.")
+    thresholds: Thresholds = Field(default_factory=Thresholds, description="Thresholds of requests that name none.")
+    nms: NmsAttributes = Field(description="What is fixed in the graph's CalibratedNMS.")
+    quality: QualitySpec = Field(description="The localization score.")
+    can_refine: bool = Field(default=False, description="Whether `refine_steps` moves boxes (IoU-Net).")
+    score_map: ScoreMap = Field(
+        default_factory=ScoreMap,
+        description="Strictly increasing map of the reported score; its inverse applies to score thresholds.",
+    )
+    dataset: DatasetInfo = Field(description="Training and validation data.")
+    provenance: Provenance = Field(description="How the model was made.")
+    measured: dict[str, dict[str, float | None]] = Field(
+        default_factory=dict,
+        description="Metrics per split (AP, AP50, ... in 0..1; null where the split has nothing to measure).",
+    )
+    files: dict[str, Sha256] = Field(default_factory=dict, description="sha256 of every other file of the bundle.")
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Self:
+        for what in ("name", "category_id"):
+            values = [getattr(c, what) for c in self.classes]
+            if len(set(values)) != len(values):
+                raise ValueError(f"classes repeat a {what}: {sorted({v for v in values if values.count(v) > 1})}")
+        return self
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Class names by 0-based label."""
+        return tuple(c.name for c in self.classes)
