@@ -1,17 +1,34 @@
 """Image bytes to upright RGB pixels: one decoder for server, training's evaluation and verification."""
 
 import io
+import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from calibox_core.errors import TruncatedImageError, UnsupportedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ORIENTATION = 0x0112  # EXIF tag
+
+# What Pillow raises for bytes that its readers cannot follow.
+_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, AssertionError)
+
+# Pillow's readers by the first bytes. They are called directly: Image.open refuses what is larger than its own limit
+# (the caller's pixel limit is the judge of that) and reports a header cut short as "no image".
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"II*\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0*", TiffImagePlugin.TiffImageFile),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +36,9 @@ class ImageHeader:
     """What the first bytes say, before any pixel is decoded."""
 
     format: str
-    width: int  # as stored, before the EXIF rotation
+    width: int  # before `orientation` is undone
     height: int
-    orientation: int  # EXIF, 1..8
+    orientation: int  # EXIF, 1..8; 1 for TIFF, whose readers undo it themselves
 
     @property
     def pixels(self) -> int:
@@ -30,28 +47,14 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Format and size, without decoding.
+    """Format, size and orientation, without decoding a pixel and whatever the size.
 
     Raises:
         UnsupportedImageError: the bytes are no image of a known format.
-        TruncatedImageError: they begin like one, but the header is cut short.
+        TruncatedImageError: they begin like one, but the header is damaged or cut short.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of decompression bombs from the header; the caller's pixel limit is the judge of that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                orientation = int(image.getexif().get(_ORIENTATION, 1) or 1)
-                header = ImageHeader(str(image.format), image.width, image.height, orientation)
-    except Image.DecompressionBombError as error:
-        raise UnsupportedImageError(f"the image is larger than any that is read: {error}") from error
-    except UnidentifiedImageError as error:
-        raise UnsupportedImageError(
-            f"the {len(data)} bytes are not an image that can be read; send one of {', '.join(FORMATS)}"
-        ) from error
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError) as error:
-        raise TruncatedImageError(f"the image's header is damaged or cut short: {error}") from error
-    return header if 1 <= header.orientation <= 8 else ImageHeader(header.format, header.width, header.height, 1)
+    with _damage_as_ours(), _without_warnings(), _reader_of(data)(io.BytesIO(data)) as image:
+        return ImageHeader(str(image.format), image.width, image.height, _orientation(image))
 
 
 def decode_image(data: bytes, header: ImageHeader | None = None) -> NDArray[np.uint8]:
@@ -104,8 +107,50 @@ def _decode_other(data: bytes, header: ImageHeader) -> NDArray[np.uint8]:
 
 
 def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with _damage_as_ours():
+        with _without_warnings():
+            image = _reader_of(data)(io.BytesIO(data))
+        with image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+
+
+@contextmanager
+def _damage_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
         raise TruncatedImageError(f"the image is damaged or ends too early: {error}") from error
+
+
+_warning_filters = threading.Lock()  # they belong to the whole process: threads that swap them undo one another
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences Pillow about damaged metadata: nobody who sends an image sees a warning."""
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reader_of(data: bytes) -> type[ImageFile.ImageFile]:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WebPImagePlugin.WebPImageFile
+    for signature, reader in _READERS:
+        if data.startswith(signature):
+            return reader
+    raise UnsupportedImageError(
+        f"the {len(data)} bytes are not an image that can be read; send one of {', '.join(FORMATS)}"
+    )
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """The orientation left to undo: EXIF's, 1 where it is absent or unreadable, as browsers do."""
+    if image.format == "TIFF":
+        return 1  # Pillow's size and OpenCV's pixels of a TIFF are upright already
+    try:
+        # Not the reader's own method: PNG's decodes all pixels to look for EXIF behind them.
+        value = Image.Image.getexif(image).get(_ORIENTATION)
+    except _DAMAGE:
+        return 1
+    return int(value) if value is not None and value in range(1, 9) else 1

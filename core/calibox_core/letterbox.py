@@ -3,7 +3,6 @@
 scale = min(W/w, H/h), centred, the rest filled with a grey of 114, sizes rounded half up.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -41,9 +40,10 @@ class Letterbox:
                 f"letterbox needs sides of at least 1 pixel, got image {width}x{height} "
                 f"and input {input_width}x{input_height}"
             )
-        scale = min(input_width / width, input_height / height)
-        scaled_width = min(input_width, max(1, math.floor(width * scale + 0.5)))
-        scaled_height = min(input_height, max(1, math.floor(height * scale + 0.5)))
+        # The scale as a fraction up / down: in floats an exact half can fall short (57 * (416 / 192) is 123.49999...).
+        up, down = (input_width, width) if input_width * height <= input_height * width else (input_height, height)
+        scaled_width = max(1, (2 * width * up + down) // (2 * down))
+        scaled_height = max(1, (2 * height * up + down) // (2 * down))
         return cls(
             width=width,
             height=height,

@@ -1,0 +1,101 @@
+"""What a training leaves behind for export: weights, recipe, classes, data, metrics. No code is unpickled."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibox_core.errors import CaliboxError
+from calibox_core.manifest import ClassInfo, DatasetInfo
+from calibox_training.models.detector import Detector
+from calibox_training.recipe import Recipe, parse_recipe
+
+METADATA_KEY = "calibox"
+DETECTOR_PREFIX = "detector."
+
+
+class CheckpointError(CaliboxError):
+    """A checkpoint cannot be read or was not written by `calibox train`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A detector in eval mode and everything its manifest needs."""
+
+    detector: Detector
+    recipe: Recipe
+    classes: tuple[ClassInfo, ...]
+    dataset: DatasetInfo
+    commit: str
+    metrics: dict[str, float | None]
+
+
+def metadata(
+    recipe: Recipe,
+    classes: tuple[ClassInfo, ...],
+    dataset: DatasetInfo,
+    commit: str,
+    metrics: dict[str, float | None],
+) -> dict[str, Any]:
+    """The plain values that a checkpoint carries under `METADATA_KEY`."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": [c.model_dump(mode="json") for c in classes],
+        "dataset": dataset.model_dump(mode="json"),
+        "commit": commit,
+        "metrics": metrics,
+    }
+
+
+def load_checkpoint(path: Path) -> TrainedModel:
+    """Reads a checkpoint that `calibox train` wrote.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
+    try:
+        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(saved, dict) or METADATA_KEY not in saved:
+        raise CheckpointError(f"{path} was not written by `calibox train`: it carries no recipe")
+    facts = saved[METADATA_KEY]
+    recipe = parse_recipe(facts["recipe"], source=f"the recipe in {path}")
+    classes = tuple(ClassInfo.model_validate(c) for c in facts["classes"])
+    # The weights follow from the file itself; the backbone's starting point is not needed again.
+    spec = recipe.model.model_copy(update={"backbone_weights": "none"})
+    detector = Detector(spec, classes=len(classes))
+    state = {
+        key.removeprefix(DETECTOR_PREFIX): value
+        for key, value in saved["state_dict"].items()
+        if key.startswith(DETECTOR_PREFIX)
+    }
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit its recipe: {error}") from error
+    return TrainedModel(
+        detector=detector.eval(),
+        recipe=recipe,
+        classes=classes,
+        dataset=DatasetInfo.model_validate(facts["dataset"]),
+        commit=facts["commit"],
+        metrics=facts["metrics"],
+    )
+
+
+def current_commit() -> str:
+    """The git commit of the code that runs, with `-dirty` after local changes; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()

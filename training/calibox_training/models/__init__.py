@@ -1,0 +1,1 @@
+"""Parts of a detector and their assembly."""

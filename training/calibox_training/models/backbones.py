@@ -1,0 +1,88 @@
+"""torchvision backbones as feature extractors at strides 8, 16 and 32, and where their weights come from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from calibox_training.recipe import ModelSpec, RecipeError
+
+_RESNET = ("layer2", "layer3", "layer4")
+_REGNET = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
+# The last layers at strides 8, 16 and 32.
+FEATURE_NODES = {
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "regnet_y_400mf": _REGNET,
+    "regnet_y_800mf": _REGNET,
+    "mobilenet_v3_large": ("features.6", "features.12", "features.16"),
+}
+
+
+def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
+    """The extractor of C3, C4, C5 (a dict of maps when called) and their channel counts.
+
+    Raises:
+        RecipeError: weights that are unknown, cannot be read or do not fit.
+    """
+    classifier = get_model(spec.backbone, weights=None)
+    load_backbone_weights(classifier, spec.backbone, spec.backbone_weights)
+    nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
+    body = create_feature_extractor(classifier, return_nodes=nodes)
+    for name, parameter in body.named_parameters():
+        if name.startswith(spec.frozen):
+            parameter.requires_grad_(False)
+    body.eval()
+    with torch.no_grad():
+        channels = [maps.shape[1] for maps in body(torch.zeros(1, 3, 64, 64)).values()]
+    return body.train(), channels
+
+
+def load_backbone_weights(classifier: nn.Module, backbone: str, source: str) -> None:
+    """Fills a torchvision classifier's weights in place.
+
+    Args:
+        classifier: the whole torchvision model, head included.
+        backbone: its torchvision name.
+        source: ``none``, a file with a state dict in torchvision's names, or a torchvision weights name
+            (``DEFAULT``, ``IMAGENET1K_V2`` or ``ResNet50_Weights.IMAGENET1K_V2``), which may be downloaded.
+
+    Raises:
+        RecipeError: otherwise, with the known names or the keys that do not fit.
+    """
+    if source.lower() == "none":
+        return
+    state = _read_state(Path(source)) if Path(source).is_file() else _published_state(backbone, source)
+    missing, unexpected = classifier.load_state_dict(state, strict=False)
+    lacking = [key for key in missing if not key.startswith(("fc.", "classifier."))]
+    if lacking or unexpected:
+        raise RecipeError(
+            f"the weights {source} do not fit {backbone}: {len(lacking)} keys are missing ({', '.join(lacking[:3])}), "
+            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])})"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
+        raise RecipeError(f"{path} cannot be read as a state dict: {error}") from error
+    state = loaded.get("state_dict", loaded.get("model", loaded)) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RecipeError(f"{path} holds no state dict: expected tensors by name, as torchvision saves them")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _published_state(backbone: str, name: str) -> dict[str, Any]:
+    weights = get_model_weights(backbone)
+    member = name.rsplit(".", 1)[-1]
+    if member not in weights.__members__ or (("." in name) and name.rsplit(".", 1)[0] != weights.__name__):
+        known = ", ".join(f"{weights.__name__}.{m}" for m in weights.__members__)
+        raise RecipeError(f"no weights {name} for {backbone}: give a file, `none`, or one of {known}")
+    state: dict[str, Any] = weights[member].get_state_dict(progress=True, check_hash=True)
+    return state

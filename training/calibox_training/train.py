@@ -1,0 +1,113 @@
+"""A training run: recipe and data in, a folder with checkpoints, logs and metrics out."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from calibox_core.dataset import CocoFolder
+from calibox_training.data.coco import describe_dataset
+from calibox_training.data.module import CocoDataModule
+from calibox_training.lightning_module import DetectorModule
+from calibox_training.recipe import Recipe
+
+LAST_CHECKPOINT = "last.ckpt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What belongs to a run and not to the model."""
+
+    output: Path
+    accelerator: str = "auto"
+    workers: int = 2
+    resume: Path | None = None
+    max_steps: int = -1  # of the optimiser; -1 runs the recipe's epochs
+    progress: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """Where the run ended."""
+
+    checkpoint: Path
+    metrics: dict[str, float | None]
+
+
+def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> TrainingResult:
+    """Trains, validates and writes ``<output>/checkpoints/last.ckpt``, logs and ``metrics.json``.
+
+    Runs alone or in every process that torchrun starts (DDP).
+    """
+    seed_everything(recipe.seed, workers=True, verbose=False)
+    data = CocoDataModule(recipe, folder, workers=settings.workers)
+    module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder))
+    trainer = _trainer(recipe, settings)
+    trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
+    last = settings.output / "checkpoints" / LAST_CHECKPOINT
+    if trainer.is_global_zero:
+        _write_json(settings.output / "metrics.json", module.metrics)
+    return TrainingResult(last, module.metrics)
+
+
+def _trainer(recipe: Recipe, settings: RunSettings) -> Trainer:
+    schedule = recipe.schedule
+    return Trainer(
+        accelerator=settings.accelerator,
+        **_processes(settings.accelerator),
+        precision=schedule.precision,
+        max_epochs=schedule.epochs,
+        max_steps=settings.max_steps,
+        gradient_clip_val=schedule.clip_norm or None,
+        check_val_every_n_epoch=schedule.validate_every,
+        num_sanity_val_steps=0,
+        callbacks=_callbacks(recipe, settings),
+        logger=[
+            CSVLogger(settings.output, name="", version="logs", flush_logs_every_n_steps=20),
+            TensorBoardLogger(settings.output, name="", version="logs"),
+        ],
+        log_every_n_steps=10,
+        enable_progress_bar=settings.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=True,
+    )
+
+
+def _callbacks(recipe: Recipe, settings: RunSettings) -> list[Callback]:
+    callbacks: list[Callback] = [
+        # The last epoch is kept, not the best: choosing an epoch on the split that is reported would flatter it.
+        ModelCheckpoint(
+            settings.output / "checkpoints",
+            filename="epoch-{epoch}",
+            auto_insert_metric_name=False,
+            save_last=True,
+            save_top_k=1,
+            save_on_train_epoch_end=True,
+        ),
+        LearningRateMonitor("step"),
+    ]
+    if settings.progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    if recipe.schedule.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.schedule.ema_decay))
+    return callbacks
+
+
+def _processes(accelerator: str) -> dict[str, Any]:
+    """Processes as torchrun laid them out; one otherwise."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return {"devices": 1 if accelerator == "cpu" else "auto"}
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
+
+
+def _write_json(path: Path, value: object) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    scratch.replace(path)
