@@ -81,8 +81,10 @@ def find_bundles(root: Path) -> list[Path]:
     """
     if (root / MANIFEST_FILE).is_file():
         return [root]
-    found = [*root.glob(f"*/{MANIFEST_FILE}"), *root.glob(f"*/*/{MANIFEST_FILE}")]
-    return sorted((path.parent for path in found), key=lambda p: (p.parent.name, p.name.zfill(9)))
+    found = [path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{MANIFEST_FILE}")]
+    # What `new_bundle` is still writing has a name with a dot.
+    whole = (folder for folder in found if not folder.name.startswith("."))
+    return sorted(whole, key=lambda p: (p.parent.name, p.name.zfill(9)))
 
 
 @contextmanager

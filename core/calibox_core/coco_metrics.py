@@ -23,11 +23,20 @@ Metrics = dict[str, float | None]
 
 
 def load_ground_truth(annotations: Mapping[str, Any]) -> Any:
-    """A pycocotools ``COCO`` of an annotation document already in memory, without its messages."""
+    """A pycocotools ``COCO`` of an annotation document already in memory, without its messages.
+
+    Annotations without ``area`` get that of their box, those without ``iscrowd`` are no crowd.
+    """
     from pycocotools.coco import COCO
 
     ground_truth = COCO()
-    ground_truth.dataset = dict(annotations)
+    # Copies, because an evaluation writes its `ignore` into every annotation. They are numbered anew from 1, because
+    # pycocotools takes the id 0 for "unmatched" and would count a hit as a miss.
+    copies = [
+        {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a, "id": number}
+        for number, a in enumerate(annotations["annotations"], 1)
+    ]
+    ground_truth.dataset = {**annotations, "annotations": copies}
     ground_truth.dataset.setdefault("info", {})
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()

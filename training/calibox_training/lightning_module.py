@@ -58,11 +58,10 @@ class DetectorModule(LightningModule):
             ).to(self.device)
         ]  # in a list, so that it is no submodule and stays out of checkpoints
 
-    def validation_step(self, batch: list[int]) -> None:
+    def validation_step(self, position: int) -> None:
         """One image in float32, whatever the training's precision: what is measured is what is exported."""
         with torch.autocast(self.device.type, enabled=False):
-            for position in batch:
-                self.results.append(self.evaluator.run(self.graph[0], self.data.val_records[position]))
+            self.results.append(self.evaluator.run(self.graph[0], self.data.val_records[position]))
 
     def on_validation_epoch_end(self) -> None:
         """COCO metrics over all processes."""

@@ -1,6 +1,7 @@
 """A training run: recipe and data in, a folder with checkpoints, logs and metrics out."""
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from calibox_core.dataset import CocoFolder
 from calibox_training.data.coco import describe_dataset
@@ -45,9 +46,11 @@ def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> Training
     Runs alone or in every process that torchrun starts (DDP).
     """
     seed_everything(recipe.seed, workers=True, verbose=False)
+    # Lightning greets every run with tips and a list of devices that are not there; warnings stay.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     data = CocoDataModule(recipe, folder, workers=settings.workers)
     module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder))
-    trainer = _trainer(recipe, settings)
+    trainer = _trainer(recipe, settings, batches=len(data.train_annotations["images"]) // recipe.schedule.batch_size)
     trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
     last = settings.output / "checkpoints" / LAST_CHECKPOINT
     if trainer.is_global_zero:
@@ -55,7 +58,7 @@ def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> Training
     return TrainingResult(last, module.metrics)
 
 
-def _trainer(recipe: Recipe, settings: RunSettings) -> Trainer:
+def _trainer(recipe: Recipe, settings: RunSettings, *, batches: int) -> Trainer:
     schedule = recipe.schedule
     return Trainer(
         accelerator=settings.accelerator,
@@ -67,15 +70,21 @@ def _trainer(recipe: Recipe, settings: RunSettings) -> Trainer:
         check_val_every_n_epoch=schedule.validate_every,
         num_sanity_val_steps=0,
         callbacks=_callbacks(recipe, settings),
-        logger=[
-            CSVLogger(settings.output, name="", version="logs", flush_logs_every_n_steps=20),
-            TensorBoardLogger(settings.output, name="", version="logs"),
-        ],
-        log_every_n_steps=10,
+        logger=_loggers(settings.output),
+        log_every_n_steps=max(1, min(10, batches // int(os.environ.get("WORLD_SIZE", "1")))),
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
         use_distributed_sampler=True,
     )
+
+
+def _loggers(output: Path) -> list[Logger]:
+    """CSV and TensorBoard side by side in ``logs/version_<n>``; a resumed run leaves the earlier files alone."""
+    version = f"version_{len(list((output / 'logs').glob('version_*')))}"
+    return [
+        CSVLogger(output, name="logs", version=version, flush_logs_every_n_steps=20),
+        TensorBoardLogger(output, name="logs", version=version),
+    ]
 
 
 def _callbacks(recipe: Recipe, settings: RunSettings) -> list[Callback]:

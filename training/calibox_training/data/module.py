@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from calibox_core.dataset import CocoFolder
 from calibox_core.manifest import ClassInfo
-from calibox_training.data.coco import Batch, CocoImages, ImageRecord, Sample, collate, read_classes, read_records
+from calibox_training.data.coco import CocoImages, ImageRecord, Sample, collate, read_classes, read_records
 from calibox_training.data.transforms import TrainTransform
 from calibox_training.recipe import Recipe
 
@@ -59,11 +59,7 @@ class CocoDataModule(LightningDataModule):
             persistent_workers=self.workers > 0,
         )
 
-    def val_dataloader(self) -> list[list[int]]:
-        """One step per image, by its position; under DDP each process takes its share of them."""
-        positions = list(range(len(self.val_records)))
+    def val_dataloader(self) -> range:
+        """Positions in `val_records`, one step each; under DDP every process takes its share of them."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return [[position] for position in positions[rank::world]]
-
-
-__all__ = ["Batch", "CocoDataModule"]
+        return range(rank, len(self.val_records), world)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 PRIOR = 0.01  # share of anchors that a fresh head believes to be objects (Focal Loss, section 4.1)
-GROUPS = 32  # of group normalisation, as in FCOS
+GROUPS = 32  # of group normalisation, as in FCOS, with at least 4 channels each: one alone has no variance in a 1x1 map
 
 
 class HeadOutput(NamedTuple):
@@ -61,7 +61,7 @@ def _tower(channels: int, depth: int, norm: str) -> nn.Sequential:
     for _ in range(depth):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"))
         if norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(GROUPS, channels), channels))
+            layers.append(nn.GroupNorm(math.gcd(GROUPS, channels // 4), channels))
         elif norm == "batch":
             layers.append(nn.BatchNorm2d(channels))
         layers.append(nn.ReLU(inplace=True))

@@ -1,0 +1,131 @@
+"""Whole training runs on a drawn data set: what is written, resumed and loaded again."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from calibox_core.dataset import CocoFolder
+from calibox_training.checkpoint import METADATA_KEY, CheckpointError, load_checkpoint
+from calibox_training.recipe import Recipe
+from calibox_training.train import RunSettings, train
+from tests.support.coco import make_coco_folder
+from tests.support.recipes import tiny_recipe
+
+# Lightning's own: torch deprecated a name that it still uses, and it counsels more workers on machines with many cores.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CocoFolder:
+    return make_coco_folder(tmp_path / "rectangles")
+
+
+def _run(recipe: Recipe, folder: CocoFolder, output: Path, **settings: object) -> Path:
+    chosen = RunSettings(output=output, accelerator="cpu", workers=0, progress=False, **settings)  # type: ignore[arg-type]
+    return train(recipe, folder, chosen).checkpoint
+
+
+def _losses(output: Path) -> list[float]:
+    with (output / "logs" / "version_0" / "metrics.csv").open() as stream:
+        return [float(row["train/loss"]) for row in csv.DictReader(stream) if row["train/loss"]]
+
+
+def test_a_run_leaves_a_loadable_checkpoint_metrics_and_logs(tmp_path: Path, folder: CocoFolder) -> None:
+    output = tmp_path / "run"
+    recipe = tiny_recipe(schedule__ema_decay=0.5)
+    trained = load_checkpoint(_run(recipe, folder, output))
+    assert trained.recipe == recipe
+    assert [c.name for c in trained.classes] == ["red", "blue"]
+    assert trained.dataset.name == "rectangles"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert trained.metrics == metrics
+    assert {"AP", "AP50", "AP75", "AP90", "pearson_score", "pearson_classification", "pearson_localization"} <= set(
+        metrics
+    )
+    assert list((output / "logs" / "version_0").glob("events.out.tfevents.*"))
+    assert not trained.detector.training
+
+
+def test_the_loss_falls_on_a_data_set_that_can_be_learnt(tmp_path: Path, folder: CocoFolder) -> None:
+    recipe = tiny_recipe(schedule__epochs=30, schedule__validate_every=30)
+    _run(recipe, folder, tmp_path / "run")
+    losses = _losses(tmp_path / "run")
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path, folder: CocoFolder) -> None:
+    recipe, output = tiny_recipe(schedule__epochs=2), tmp_path / "run"
+    stopped = _run(recipe, folder, output, max_steps=2)  # one epoch of eight images in batches of four
+    before = torch.load(stopped, weights_only=True)
+    assert (before["epoch"], before["global_step"]) == (0, 2)
+    resumed = torch.load(_run(recipe, folder, output, resume=stopped), weights_only=True)
+    assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
+    moments = [state["step"].item() for state in resumed["optimizer_states"][0]["state"].values()]
+    assert set(moments) == {4.0}
+    assert len(_losses(output)) == 2  # the first part's log is still there
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match="carries no recipe"):
+        load_checkpoint(path)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_the_recipe_are_refused(tmp_path: Path, folder: CocoFolder) -> None:
+    path = _run(tiny_recipe(schedule__epochs=1), folder, tmp_path / "run")
+    saved = torch.load(path, weights_only=True)
+    saved[METADATA_KEY]["recipe"]["model"]["tower_depth"] = 2
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match="do not fit its recipe"):
+        load_checkpoint(path)
+
+
+def _command(folder: CocoFolder, tmp_path: Path) -> list[str]:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe(schedule__epochs=1).model_dump(mode="json")))
+    options = ["--data", str(folder.root), "--output", str(tmp_path / "run"), "--accelerator", "cpu", "--workers", "0"]
+    return ["-m", "calibox_core.cli", "train", str(recipe), *options, "--no-progress"]
+
+
+def test_the_command_trains_and_names_its_checkpoint(tmp_path: Path, folder: CocoFolder) -> None:
+    done = subprocess.run([sys.executable, *_command(folder, tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "run" / "checkpoints" / "last.ckpt") in done.stdout
+
+
+def test_the_command_names_a_data_set_that_is_not_there(tmp_path: Path, folder: CocoFolder) -> None:
+    command = _command(folder, tmp_path)
+    command[command.index(str(folder.root))] = str(tmp_path / "nowhere")
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no data set in" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_one_model(tmp_path: Path, folder: CocoFolder) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, *_command(folder, tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert trained.metrics["pearson_n"] is not None

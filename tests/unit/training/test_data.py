@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calibox_core.dataset import CocoFolder
+from calibox_core.errors import DatasetError
+from calibox_core.manifest import InputSpec
+from calibox_training.data.coco import (
+    CocoImages,
+    collate,
+    describe_dataset,
+    place,
+    read_classes,
+    read_pixels,
+    read_records,
+)
+from calibox_training.data.transforms import TrainTransform
+from calibox_training.recipe import Augmentation, DataSource
+from tests.support.coco import COLOURS, make_coco_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CocoFolder:
+    return make_coco_folder(tmp_path / "rectangles")
+
+
+def test_records_hold_corner_boxes_labels_by_category_order_and_crowds(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    classes = read_classes(annotations)
+    assert [c.category_id for c in classes] == [5, 6]
+    records = read_records(annotations, classes)
+    assert [r.image_id for r in records] == sorted(i["id"] for i in annotations["images"])
+    for record in records:
+        own = [a for a in annotations["annotations"] if a["image_id"] == record.image_id]
+        for row, a in enumerate(own):
+            x, y, w, h = a["bbox"]
+            assert record.boxes[row].tolist() == [x, y, x + w, y + h]
+            assert record.labels[row] == (-1 if a["iscrowd"] else a["category_id"] - 5)
+            assert bool(record.crowd[row]) == bool(a["iscrowd"])
+
+
+def test_boxes_without_area_are_dropped_and_others_clipped(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    image = annotations["images"][0]
+    annotations["annotations"] = [
+        {"id": 1, "image_id": image["id"], "category_id": 5, "bbox": [-5, -5, 20, 20]},
+        {"id": 2, "image_id": image["id"], "category_id": 5, "bbox": [10, 10, 0, 5]},
+        {"id": 3, "image_id": image["id"], "category_id": 5, "bbox": [500, 500, 5, 5]},
+    ]
+    record = read_records(annotations, read_classes(annotations))[0]
+    assert record.boxes.tolist() == [[0, 0, 15, 15]]
+
+
+def test_an_annotation_of_an_unknown_category_is_an_error(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    annotations["annotations"][0]["category_id"] = 99
+    with pytest.raises(DatasetError, match="category 99"):
+        read_records(annotations, read_classes(annotations))
+
+
+def test_a_missing_image_is_an_error_with_its_path(folder: CocoFolder) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere\.png"):
+        read_pixels(folder, "nowhere.png")
+
+
+ALL_AUGMENTATION = Augmentation(
+    zoom_out=0.5, crop=0.5, flip_horizontal=0.5, flip_vertical=0.5, colour=0.0, crop_min_scale=0.5
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_augmented_boxes_stay_on_their_objects(folder: CocoFolder, seed: int) -> None:
+    torch.manual_seed(seed)
+    annotations = folder.annotations("train")
+    records = read_records(annotations, read_classes(annotations))
+    images = CocoImages(folder, records, TrainTransform(ALL_AUGMENTATION, InputSpec(height=120, width=200)))
+    for sample in (images[i] for i in range(len(images))):
+        assert sample.image.shape == (120, 200, 3)
+        assert sample.image.dtype == torch.uint8
+        for box, label in zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True):
+            x1, y1, x2, y2 = box
+            assert -1e-3 <= x1 < x2 <= 200 + 1e-3  # float32 rounding
+            assert -1e-3 <= y1 < y2 <= 120 + 1e-3
+            if label >= 0:
+                seen = sample.image[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1].float()
+                away = (seen - torch.tensor(COLOURS[label]).float()).abs().amax(dim=-1)
+                assert (away < 60).any(), "the object's colour is nowhere inside its box"
+
+
+def test_collate_pads_objects_and_marks_the_padding(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    records = read_records(annotations, read_classes(annotations))
+    transform = TrainTransform(Augmentation(flip_horizontal=0.0), InputSpec(height=96, width=128))
+    images = CocoImages(folder, records, transform)
+    samples = [images[i] for i in range(4)]
+    batch = collate(samples)
+    assert batch.images.shape == (4, 96, 128, 3)
+    for row, sample in enumerate(samples):
+        count = len(sample.labels)
+        torch.testing.assert_close(batch.objects.boxes_BG4[row, :count], sample.boxes)
+        assert (batch.objects.labels_BG[row, count:] == -1).all()
+        assert not batch.objects.crowd_BG[row, count:].any()
+
+
+def test_place_letterboxes_pixels_and_boxes_alike() -> None:
+    image = np.zeros((50, 100, 3), np.uint8)
+    image[10:30, 20:60] = 255
+    slot, boxes = place(image, np.array([[20, 10, 60, 30]], np.float32), height=200, width=200)
+    x1, y1, x2, y2 = (int(v) for v in boxes[0])
+    assert slot[y1 + 3 : y2 - 3, x1 + 3 : x2 - 3].min() == 255
+    assert slot[:50].unique().tolist() == [114]
+
+
+def test_the_data_hash_changes_with_the_annotations(folder: CocoFolder) -> None:
+    source = DataSource(name="rectangles")
+    before = describe_dataset(source, folder)
+    assert (before.train_images, before.val_images) == (8, 4)
+    path = folder.annotations_path("val")
+    path.write_text(path.read_text() + " ")
+    assert describe_dataset(source, folder).sha256 != before.sha256
