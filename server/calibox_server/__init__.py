@@ -1,0 +1,1 @@
+"""Serves bundles over HTTP: fast, bounded, and with three scores per detection."""

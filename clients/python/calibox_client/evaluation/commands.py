@@ -1,0 +1,96 @@
+"""`calibox eval`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from calibox_client.evaluation.choices import Half, RankBy
+from calibox_client.options import (
+    AlphaOption,
+    ClassesOption,
+    FusionOption,
+    IouThresholdOption,
+    ModelOption,
+    ServerOption,
+    SigmaOption,
+    TimeoutMsOption,
+    VersionOption,
+    given,
+)
+from calibox_core.cli import require_extra
+
+# The most that a caller may keep waiting: httpx2 opens 100 connections at most by itself.
+_MOST_AT_ONCE = 100
+
+
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Folder that the annotations' file_name is relative to.", metavar="DIR")],
+    annotations: Annotated[Path, typer.Option(help="COCO annotation file.", metavar="FILE")],
+    server: ServerOption = "http://127.0.0.1:8000",
+    output: Annotated[
+        Path, typer.Option(help="COCO results with all three scores; the journal of a run lies beside it.")
+    ] = Path("results.json"),
+    concurrency: Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="Requests in flight at most.")] = 8,
+    half: Annotated[
+        Half, typer.Option(help="Images at even (calibration) or odd (test) positions by id, or all.")
+    ] = Half.ALL,
+    rank_by: Annotated[RankBy, typer.Option(help="Score that orders detections for AP.")] = RankBy.SCORE,
+    restart: Annotated[bool, typer.Option(help="Drop the answers of an interrupted run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    fusion: FusionOption = None,
+    alpha: AlphaOption = None,
+    sigma: SigmaOption = None,
+    score_threshold: Annotated[
+        float, typer.Option(help="Lowest reported score (0 to 1). AP needs the whole curve, hence 0.")
+    ] = 0.0,
+    iou_threshold: IouThresholdOption = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(help="Detections per image. 100, what COCO measures on, or the model's limit where it is lower."),
+    ] = None,
+    classes: ClassesOption = None,
+    model: ModelOption = None,
+    version: VersionOption = None,
+    timeout_ms: TimeoutMsOption = None,
+) -> None:
+    """Measure a live server on COCO annotations: AP, throughput and latency.
+
+    Interrupted, it keeps its answers; the same command then goes on where it stopped. Unlike `calibox detect` it asks
+    for everything that counts: --score-threshold 0 and --max-detections 100 unless told otherwise.
+    """
+    require_extra("eval", "eval", "pycocotools")
+    from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
+    from calibox_client.evaluation.report import print_summary
+
+    parameters: dict[str, Any] = given(
+        {
+            "fusion": fusion,
+            "alpha": alpha,
+            "sigma": sigma,
+            "score_threshold": score_threshold,
+            "iou_threshold": iou_threshold,
+            "max_detections": max_detections,
+            "classes": classes,
+            "timeout_ms": timeout_ms,
+        }
+    )
+    evaluation = Evaluation(
+        server=server,
+        images=images,
+        annotations=annotations,
+        output=output,
+        concurrency=concurrency,
+        half=half,
+        rank_by=rank_by,
+        restart=restart,
+        model=model,
+        version=version,
+        parameters=parameters,
+    )
+    try:
+        measured, summary = run_evaluation(evaluation)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; the same command goes on where this one stopped", err=True)
+        raise typer.Exit(130) from None  # 128 + SIGINT, as shells say it
+    print_summary(measured, summary, as_json=as_json)

@@ -1,0 +1,32 @@
+"""Command-line options that `calibox detect` and `calibox eval` share."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar="CALIBOX_SERVER", help="Address of the server.", metavar="URL")
+]
+FusionOption = Annotated[
+    Literal["classification", "product", "geometric", "power", "gaussian", "localization"] | None,
+    typer.Option(help="How the two scores become the ranking; the model's own when left out."),
+]
+AlphaOption = Annotated[
+    float | None, typer.Option(help="Exponent of the fusions geometric (0 to 1) and power (at least 0).")
+]
+SigmaOption = Annotated[float | None, typer.Option(help="Width of the fusion gaussian, above 0.")]
+IouThresholdOption = Annotated[float | None, typer.Option(help="Boxes that overlap more are suppressed (IoU, 0 to 1).")]
+ClassesOption = Annotated[
+    list[str] | None, typer.Option("--class", help="Return only this class, a name or a category id; repeatable.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="Name of the model; the server's default when left out.")]
+VersionOption = Annotated[str | None, typer.Option(help="Version of the model; the newest when left out.")]
+TimeoutMsOption = Annotated[
+    float | None, typer.Option(help="The server gives up a request after this many milliseconds.")
+]
+
+
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that were given: without None and without empty lists."""
+    return {name: value for name, value in parameters.items() if value is not None and value != []}

@@ -1,0 +1,124 @@
+"""From a network's graph to the graph of a bundle: the operator attached, names, types and shapes as agreed.
+
+The contract of the inputs and outputs is written down here once; exporting, verifying and the tests read it.
+"""
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto, ValueInfoProto, compose, helper
+
+from calibox_core import __version__
+from calibox_core.manifest import OPSET
+from calibox_core.nms import NmsAttributes
+from calibox_export.calibrated_nms import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    OUTPUTS,
+    calibrated_nms_function,
+    calibrated_nms_node,
+)
+from calibox_export.errors import ExportError
+
+# The first that holds opset 20 is 9; 10 is what torch writes and is read by ONNX Runtime 1.18 and later.
+IR_VERSION = 10
+BATCH = "batch"
+NETWORK_INPUTS = ("images", "fusion")
+NETWORK_OUTPUTS = ("boxes", "p", "q")
+_PREFIX = "network/"
+
+
+def contract_inputs(*, height: int, width: int) -> list[ValueInfoProto]:
+    """Inputs of a bundle's graph, in order, for an image tensor of ``height`` x ``width`` pixels."""
+    return [
+        helper.make_tensor_value_info("images", TensorProto.UINT8, [BATCH, height, width, 3]),
+        helper.make_tensor_value_info("fusion", TensorProto.FLOAT, [BATCH, 3]),
+        helper.make_tensor_value_info("score_threshold", TensorProto.FLOAT, [BATCH]),
+        helper.make_tensor_value_info("iou_threshold", TensorProto.FLOAT, [BATCH]),
+        helper.make_tensor_value_info("refine_steps", TensorProto.INT32, [BATCH]),
+    ]
+
+
+def contract_outputs(attributes: NmsAttributes) -> list[ValueInfoProto]:
+    """Outputs of a bundle's graph, in order."""
+    return [_output(name, attributes) for name in OUTPUTS]
+
+
+def _output(name: str, attributes: NmsAttributes) -> ValueInfoProto:
+    if name == "num_detections":
+        return helper.make_tensor_value_info(name, TensorProto.INT32, [BATCH])
+    rows = attributes.pre_nms_top_k if name.startswith("candidate_") else attributes.max_detections
+    kind = TensorProto.INT32 if name.endswith("labels") else TensorProto.FLOAT
+    return helper.make_tensor_value_info(name, kind, [BATCH, rows, *([4] if name.endswith("boxes") else [])])
+
+
+def attach_calibrated_nms(
+    network: onnx.ModelProto,
+    attributes: NmsAttributes,
+    *,
+    quality_per_class: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """The whole graph of a bundle.
+
+    Args:
+        network: opset 20, inputs images uint8 ``[B, H, W, 3]`` (H and W fixed) and fusion float32 ``[B, 3]``, outputs
+            boxes float32 ``[B, A, 4]``, p float32 ``[B, A, C]`` and q float32 ``[B, A, 1]`` or ``[B, A, C]``.
+        attributes: of the CalibratedNMS that is attached.
+        quality_per_class: whether q has one value per class.
+        metadata: written into the file for readers that see only it.
+
+    Returns:
+        A checked model with the inputs of `contract_inputs` and the outputs of `contract_outputs`.
+
+    Raises:
+        ExportError: the network's inputs, outputs or opset are others.
+    """
+    height, width = _check_network(network)
+    body = compose.add_prefix(network, _PREFIX, rename_inputs=False, rename_functions=False)
+    node = calibrated_nms_node(
+        attributes,
+        inputs=[*(_PREFIX + name for name in NETWORK_OUTPUTS), "fusion", "score_threshold", "iou_threshold"],
+        outputs=OUTPUTS,
+    )
+    graph = helper.make_graph(
+        [*body.graph.node, node],
+        "detector",
+        contract_inputs(height=height, width=width),
+        contract_outputs(attributes),
+        initializer=body.graph.initializer,
+        value_info=[*body.graph.value_info, *body.graph.output],
+    )
+    model = helper.make_model(
+        graph,
+        functions=[*body.functions, calibrated_nms_function(attributes, quality_per_class=quality_per_class)],
+        opset_imports=[*body.opset_import, helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
+        ir_version=IR_VERSION,
+        producer_name="calibox",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _check_network(network: onnx.ModelProto) -> tuple[int, int]:
+    """Height and width of a network that follows the contract."""
+    inputs = {value.name: value.type.tensor_type for value in network.graph.input}
+    outputs = tuple(value.name for value in network.graph.output)
+    if tuple(inputs) != NETWORK_INPUTS or outputs != NETWORK_OUTPUTS:
+        raise ExportError(
+            f"the network's graph must have the inputs {NETWORK_INPUTS} and the outputs {NETWORK_OUTPUTS} in this "
+            f"order, got {tuple(inputs)} and {outputs}"
+        )
+    versions = {entry.domain: entry.version for entry in network.opset_import}
+    if versions.get("", 0) != OPSET:
+        raise ExportError(f"the network's graph must be of opset {OPSET}, got {versions.get('', 0)}; export it again")
+    images = inputs["images"]
+    dims = [dim.dim_value for dim in images.shape.dim]
+    if images.elem_type != TensorProto.UINT8 or len(dims) != 4 or dims[3] != 3 or min(dims[1:3]) < 1:
+        raise ExportError(
+            "the network's `images` must be uint8 [B, H, W, 3] with fixed H and W, got "
+            f"{TensorProto.DataType.Name(images.elem_type)} {dims} (0 stands for a dimension that is not fixed)"
+        )
+    return dims[1], dims[2]

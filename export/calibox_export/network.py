@@ -1,0 +1,59 @@
+"""A torch module with the signature of CandidateGraph as an ONNX graph."""
+
+from collections.abc import Iterable
+
+import onnx
+import torch
+from calibox_core.manifest import OPSET
+from torch import nn
+
+from calibox_export.errors import ExportError
+from calibox_export.graph import BATCH, NETWORK_INPUTS, NETWORK_OUTPUTS
+
+# A batch of one would be taken for a constant; two is the smallest that stays a variable.
+_TRACED_BATCH = 2
+
+
+def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelProto:
+    """Traces ``network`` with a dynamic batch, weights inside.
+
+    Args:
+        network: in eval mode; takes images uint8 ``[B, H, W, 3]`` and fusion float32 ``[B, 3]`` and gives boxes float32
+            ``[B, A, 4]``, p ``[B, A, C]`` and q ``[B, A, 1]`` or ``[B, A, C]``.
+        height: H.
+        width: W.
+
+    Raises:
+        ExportError: the module is in training mode, or torch cannot express it as a graph.
+    """
+    if network.training:
+        raise ExportError("the network is in training mode: call eval() first, or batch norm is exported as in training")
+    images = torch.zeros(_TRACED_BATCH, height, width, 3, dtype=torch.uint8)
+    fusion = torch.ones(_TRACED_BATCH, 3)
+    batch = torch.export.Dim(BATCH)
+    try:
+        program = torch.onnx.export(
+            network,
+            (images, fusion),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=NETWORK_INPUTS,
+            output_names=NETWORK_OUTPUTS,
+            dynamic_shapes=({0: batch}, {0: batch}),
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"torch cannot write the network as an ONNX graph: {error}") from error
+    if program is None:
+        raise ExportError("torch wrote no ONNX graph; it does so when the exporter is turned off in its settings")
+    model = program.model_proto
+    _forget_source(model.graph.node)
+    _forget_source(model.graph.value_info)
+    return model
+
+
+def _forget_source(parts: Iterable[onnx.NodeProto | onnx.ValueInfoProto]) -> None:
+    """Drops the stack traces that torch attaches: they hold paths of the exporting machine and most of the nodes' bytes."""
+    for part in parts:
+        del part.metadata_props[:]
+        part.doc_string = ""

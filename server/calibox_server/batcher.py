@@ -1,0 +1,186 @@
+"""Waits for what the queue decides: the only part of batching that knows asyncio. Everything runs on the event loop.
+
+Each admitted caller is answered exactly once, whatever happens to its batch, its mates or the engine.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from calibox_server.errors import OverloadedError, ServiceError, StoppingError
+from calibox_server.queue import Entry, Policy, Queue, waited_too_long
+
+T = TypeVar("T")
+R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+PACE_MEMORY = 0.9  # the smoothed seconds per image look back over about ten batches
+MIN_WAIT = 0.001  # event loops count in milliseconds; a shorter timer would fire before its time
+
+
+class Submit(Protocol[T_contra, R_co]):
+    """Puts one piece of admitted work into the queue and waits for its result."""
+
+    def __call__(self, work: T_contra, *, deadline: float) -> Coroutine[Any, Any, R_co]:
+        """Args: the work, and the time on the batcher's clock after which nobody waits for it.
+
+        Raises:
+            DeadlineError: the deadline passed first.
+            StoppingError: the batcher was closed first.
+            ServiceError: the runner failed on this work's batch.
+        """
+
+
+class Batcher(Generic[T, R]):
+    """Gathers work into batches for a runner.
+
+    Args:
+        run: one batch to as many results, in order.
+        policy: when batches start.
+        queue_size: pieces of work that may be admitted at once.
+        release: called exactly once for each submitted work, when neither the queue nor the runner holds it any more.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        policy: Policy,
+        *,
+        queue_size: int,
+        release: Callable[[T], object] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._policy = policy
+        self._queue_size = queue_size
+        self._release = release
+        self._clock = clock
+        self._queue: Queue[T, R] = Queue(policy)
+        self._running: dict[asyncio.Task[None], list[Entry[T, R]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._held = 0
+        self._pace = 0.0
+        self._closing = self._closed = False
+        self._empty = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work in the queue, not counting what runs."""
+        return len(self._queue)
+
+    @property
+    def held(self) -> int:
+        """Places taken by admitted work, whether it waits, runs or is still being prepared."""
+        return self._held
+
+    @contextlib.contextmanager
+    def admit(self, count: int) -> Iterator[Submit[T, R]]:
+        """Takes ``count`` places for the length of the block, before any work is spent on them.
+
+        Returns: the function that submits one piece of work.
+
+        Raises:
+            OverloadedError: not so many places are free.
+            StoppingError: the batcher is closing.
+        """
+        self.check(count)
+        self._held += count
+        try:
+            yield self._submit
+        finally:
+            self._held -= count
+            if not self._held:
+                self._empty.set()
+
+    def check(self, count: int) -> None:
+        """Raises what `admit` would raise now, and takes nothing."""
+        if self._closing:
+            raise StoppingError("the server is stopping and takes no new requests; send it again elsewhere")
+        if self._held + count > self._queue_size:
+            raise OverloadedError(
+                f"{self._held} of {self._queue_size} places in the queue are taken; try again later",
+                retry_after=max(1, math.ceil(self._held * self._pace / self._policy.instances)),
+            )
+
+    async def close(self, timeout: float) -> None:
+        """Admits nothing more, waits at most ``timeout`` seconds for what was admitted, and ends the rest."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(timeout):
+                while self._held:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            pass
+        self._closed = True
+        for entry in [*self._queue.entries, *(e for batch in self._running.values() for e in batch)]:
+            _answer(entry, StoppingError("the server stopped before the answer was ready; send it again"))
+
+    async def _submit(self, work: T, *, deadline: float) -> R:
+        loop, now = asyncio.get_running_loop(), self._clock()
+        reply: asyncio.Future[R] = loop.create_future()
+        entry: Entry[T, R] = Entry(work, reply, arrived=now, deadline=deadline)
+        timer = loop.call_later(max(0.0, deadline - now), self._expire, entry)
+        try:
+            if self._closed:
+                raise StoppingError("the server stopped before the answer was ready; send it again")
+            self._queue.put(entry)
+            self._pump()
+            return await reply
+        finally:
+            timer.cancel()
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # seen, even if the caller was cancelled in the same moment
+            if not entry.taken:
+                self._queue.discard(entry)
+                self._release(work)
+
+    def _expire(self, entry: Entry[T, R]) -> None:
+        _answer(entry, waited_too_long(entry, self._clock()))
+
+    def _pump(self) -> None:
+        """Starts what is due, and sets the timer for what will be."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while (due := self._queue.due(len(self._running))) <= (now := self._clock()):
+            if batch := self._queue.take(now):
+                task = asyncio.get_running_loop().create_task(self._serve(batch))
+                self._running[task] = batch
+                task.add_done_callback(self._finished)
+        if due < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(max(MIN_WAIT, due - now), self._pump)
+
+    async def _serve(self, batch: list[Entry[T, R]]) -> None:
+        started = self._clock()
+        try:
+            results = await self._run([entry.work for entry in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} images")
+        except Exception as error:
+            for entry in batch:
+                failure = ServiceError("the engine failed on this batch; the server's log has the reason")
+                failure.__cause__ = error
+                _answer(entry, failure)
+            return
+        for entry, result in zip(batch, results, strict=True):
+            if not entry.reply.done():
+                entry.reply.set_result(result)
+        per_image = (self._clock() - started) / len(batch)
+        self._pace = PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * per_image if self._pace else per_image
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        for entry in self._running.pop(task):
+            _answer(entry, ServiceError("the batch was given up"))  # only where the task was cancelled from outside
+            self._release(entry.work)
+        self._pump()
+
+
+def _answer(entry: Entry[T, R], error: ServiceError) -> None:
+    if not entry.reply.done():
+        entry.reply.set_exception(error)

@@ -1,0 +1,64 @@
+"""Image bytes to a letterboxed slot, with limits told from the header before any pixel is decoded."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.errors import ImageError, UnsupportedImageError
+from calibox_core.images import decode_image, read_header
+from calibox_core.letterbox import Letterbox, letterbox_into
+from calibox_server.errors import CutImageError, TooManyPixelsError, UnreadableImageError, UnsupportedMediaTypeError
+from calibox_server.requests import ImagePart
+
+
+def decode_into(slot: NDArray[np.uint8], part: ImagePart, *, max_pixels: int, pad_value: int) -> Letterbox:
+    """Decodes an image upright and letterboxes it into ``slot``, uint8 ``[H, W, 3]`` RGB.
+
+    Returns: the geometry that maps boxes back to the upright image.
+
+    Raises:
+        UnsupportedMediaTypeError: not an image of a known format.
+        TooManyPixelsError: the header announces more than ``max_pixels``.
+        CutImageError, UnreadableImageError: the pixels end too early, or are damaged.
+    """
+    return letterbox_into(slot, _decode(part, max_pixels), pad_value=pad_value)
+
+
+def _decode(part: ImagePart, max_pixels: int) -> NDArray[np.uint8]:
+    try:
+        header = read_header(part.data)
+        if header.pixels > max_pixels:
+            raise TooManyPixelsError(
+                f"{part.label} has {header.width} x {header.height} = {header.pixels} pixels; "
+                f"this server decodes at most {max_pixels}"
+            )
+        return decode_image(part.data, header)
+    except UnsupportedImageError as error:
+        raise UnsupportedMediaTypeError(f"{part.label} is not read: {error}") from error
+    except ImageError as error:
+        kind = CutImageError if ends_too_early(part.data) else UnreadableImageError
+        raise kind(f"{part.label} is not read: {error}") from error
+
+
+def prepare_decoders() -> None:
+    """Sets OpenCV up for a pool of decode threads, and decodes once, so that no request pays for imports."""
+    import cv2
+
+    cv2.setNumThreads(1)  # the pool is the parallelism
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # an image's faults are its sender's to know
+    pixels = np.zeros((16, 16, 3), np.uint8)  # one JPEG block in each subsampling
+    for ending in (".jpg", ".png"):
+        data = cv2.imencode(ending, pixels)[1].tobytes()
+        decode_into(np.empty((32, 32, 3), np.uint8), ImagePart(data, "the image"), max_pixels=256, pad_value=0)
+
+
+def ends_too_early(data: bytes) -> bool:
+    """Whether an image that failed to decode lacks its end, by the marks that its format ends with."""
+    if data.startswith(b"\xff\xd8"):  # JPEG: the marker EOI; some writers pad after it
+        return b"\xff\xd9" not in data[-32:]
+    if data.startswith(b"\x89PNG"):  # the last chunk is IEND, 12 bytes
+        return b"IEND" not in data[-12:]
+    if data.startswith(b"RIFF"):  # WebP: length of what follows the first 8 bytes
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if data.startswith(b"BM"):  # BMP: length of the file
+        return len(data) < int.from_bytes(data[2:6], "little")
+    return False  # TIFF announces no end

@@ -1,0 +1,68 @@
+"""What the server asks of an inference engine. Letters: B images, N rows of the outputs (detections at most)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInput:
+    """One batch; every field but the images is one value per image, so that requests with other settings mix."""
+
+    images: NDArray[np.uint8]  # [B, H, W, 3] RGB, letterboxed
+    fusion: NDArray[np.float32]  # [B, 3] exponents (a, b, g)
+    score_threshold: NDArray[np.float32]  # [B]
+    iou_threshold: NDArray[np.float32]  # [B]
+    refine_steps: NDArray[np.int32]  # [B]
+
+
+class EngineOutput(NamedTuple):
+    """The graph's outputs, in the order in which they are fetched. Rows from ``num_detections`` on are padding."""
+
+    num_detections: NDArray[np.int32]  # [B]
+    boxes: NDArray[np.float32]  # [B, N, 4] x1, y1, x2, y2 in letterboxed pixels
+    labels: NDArray[np.int32]  # [B, N] 0-based class index
+    classification_scores: NDArray[np.float32]  # [B, N]
+    localization_scores: NDArray[np.float32]  # [B, N]
+    scores: NDArray[np.float32]  # [B, N]
+
+
+class Engine(Protocol):
+    """A model that is loaded and warmed up. `run` blocks and may be called from ``in_flight`` threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Runtime, version and device in a few words."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most images in one run."""
+
+    @property
+    def instances(self) -> int:
+        """Runs that really proceed side by side."""
+
+    @property
+    def in_flight(self) -> int:
+        """Runs that may be handed over at once; more than ``instances`` where the engine keeps batches ready."""
+
+    def run(self, batch: EngineInput) -> EngineOutput:
+        """Detections of one batch, which holds between 1 and ``max_batch`` images."""
+
+
+def warm_up(engine: Engine, manifest: Manifest) -> None:
+    """Runs the smallest and the largest batch once, so that no request pays for first-time allocations."""
+    for size in {1, engine.max_batch}:
+        engine.run(
+            EngineInput(
+                images=np.zeros((size, manifest.input.height, manifest.input.width, 3), np.uint8),
+                fusion=np.tile(np.array(manifest.fusion.exponents(), np.float32), (size, 1)),
+                score_threshold=np.full(size, manifest.thresholds.score, np.float32),
+                iou_threshold=np.full(size, manifest.thresholds.iou, np.float32),
+                refine_steps=np.zeros(size, np.int32),
+            )
+        )

@@ -1,0 +1,131 @@
+"""Every error that a request can end with: one tree, from whose classes the status codes and the documents are made."""
+
+from typing import ClassVar
+
+from calibox_core.errors import CaliboxError
+
+
+class ServiceError(CaliboxError):
+    """A request that is not answered with detections; its text becomes the `detail` of the problem document."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "The server failed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Extra headers of the answer."""
+        return {}
+
+
+class MalformedRequestError(ServiceError):
+    """The body is not what its content type announces."""
+
+    status, code, title = 400, "malformed", "The request cannot be understood"
+
+
+class NotFoundError(ServiceError):
+    """No such path."""
+
+    status, code, title = 404, "not_found", "There is nothing at this address"
+
+
+class UnknownModelError(ServiceError):
+    """A model or version that is not served."""
+
+    status, code, title = 404, "unknown_model", "This model is not served"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The path exists, but not with this method."""
+
+    status, code, title = 405, "method_not_allowed", "This address does not take this method"
+
+
+class TooManyBytesError(ServiceError):
+    """The body is longer than the server reads."""
+
+    status, code, title = 413, "too_many_bytes", "The body is too long"
+
+
+class TooManyPixelsError(ServiceError):
+    """The image would decode to more pixels than the server allows."""
+
+    status, code, title = 413, "too_many_pixels", "The image has too many pixels"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """Neither an image of a known format nor a body of a known content type."""
+
+    status, code, title = 415, "unsupported_media_type", "This kind of content is not read"
+
+
+class UnreadableImageError(ServiceError):
+    """The image is damaged inside, or of a kind within its format that is not read."""
+
+    status, code, title = 422, "unreadable_image", "The image cannot be read"
+
+
+class CutImageError(ServiceError):
+    """The image ends too early."""
+
+    status, code, title = 422, "truncated_image", "The image ends too early"
+
+
+class ParameterError(ServiceError):
+    """A parameter's name or value is not accepted."""
+
+    status, code, title = 422, "invalid_parameter", "A parameter is not accepted"
+
+
+class OverloadedError(ServiceError):
+    """The queue is full; the request was refused before any work."""
+
+    status, code, title = 429, "overloaded", "The server has enough to do"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Seconds until a place is likely to be free."""
+        return {"Retry-After": str(self.retry_after)}
+
+
+class StoppingError(ServiceError):
+    """The server finishes what it has and takes nothing new."""
+
+    status, code, title = 503, "stopping", "The server is stopping"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """A replacement behind the same address usually needs about a second."""
+        return {"Retry-After": "1"}
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out."""
+
+    status, code, title = 504, "deadline", "The answer was not ready in time"
+
+
+PROBLEMS: tuple[type[ServiceError], ...] = (ServiceError, *ServiceError.__subclasses__())
+_BY_STATUS = {404: NotFoundError, 405: MethodNotAllowedError, 413: TooManyBytesError}
+
+
+def from_status(status: int, detail: str) -> ServiceError:
+    """The error for a status that the web framework raised by itself."""
+    return _BY_STATUS.get(status, ServiceError if status >= 500 else MalformedRequestError)(detail)
+
+
+def problem(error: ServiceError, request_id: str) -> dict[str, object]:
+    """The document of RFC 9457 (`application/problem+json`) for an error."""
+    return {
+        "type": f"urn:calibox:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": str(error),
+        "request_id": request_id,
+    }

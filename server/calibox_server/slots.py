@@ -1,0 +1,34 @@
+"""A pool of input images, so that steady traffic allocates none."""
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slot = NDArray[np.uint8]
+
+
+class SlotPool:
+    """Hands out uint8 arrays ``[height, width, 3]``; any thread may take and give.
+
+    A slot that is never given back is only one allocation more: the pool keeps free ones, not lent ones.
+
+    Args:
+        height, width: of every slot.
+        keep: most free slots that are kept.
+    """
+
+    def __init__(self, *, height: int, width: int, keep: int) -> None:
+        self._shape = (height, width, 3)
+        self._free: deque[Slot] = deque(maxlen=keep)  # its operations are atomic
+
+    def take(self) -> Slot:
+        """A slot with whatever pixels it had."""
+        try:
+            return self._free.pop()  # the last one given is the likeliest to be in the cache
+        except IndexError:
+            return np.empty(self._shape, np.uint8)
+
+    def give(self, slot: Slot) -> None:
+        """Takes a slot back; its giver uses it no more."""
+        self._free.append(slot)
