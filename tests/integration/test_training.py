@@ -14,15 +14,12 @@ import yaml
 from calibox_core.dataset import CocoFolder
 from calibox_training.checkpoint import METADATA_KEY, CheckpointError, load_checkpoint
 from calibox_training.recipe import Recipe
-from calibox_training.train import RunSettings, train
+from calibox_training.train import RunError, RunSettings, train
 from tests.support.coco import make_coco_folder
 from tests.support.recipes import tiny_recipe
 
-# Lightning's own: torch deprecated a name that it still uses, and it counsels more workers on machines with many cores.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
+# Lightning's advice for machines with many cores; a run of eight images needs no workers.
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
 
 @pytest.fixture
@@ -72,7 +69,13 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path, folder: CocoFold
     assert (resumed["epoch"], resumed["global_step"]) == (1, 4)
     moments = [state["step"].item() for state in resumed["optimizer_states"][0]["state"].values()]
     assert set(moments) == {4.0}
-    assert len(_losses(output)) == 2  # the first part's log is still there
+    assert len(_losses(output)) == 1  # the first part's log is still there
+
+
+def test_a_new_run_refuses_the_folder_of_another(tmp_path: Path, folder: CocoFolder) -> None:
+    _run(tiny_recipe(schedule__epochs=1), folder, tmp_path / "run")
+    with pytest.raises(RunError, match="holds a run already"):
+        _run(tiny_recipe(schedule__epochs=1), folder, tmp_path / "run")
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,17 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor,
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from calibox_core.dataset import CocoFolder
+from calibox_core.errors import CaliboxError
 from calibox_training.data.coco import describe_dataset
 from calibox_training.data.module import CocoDataModule
 from calibox_training.lightning_module import DetectorModule
 from calibox_training.recipe import Recipe
 
 LAST_CHECKPOINT = "last.ckpt"
+
+
+class RunError(CaliboxError):
+    """A run cannot start as asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +52,35 @@ def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> Training
     """Trains, validates and writes ``<output>/checkpoints/last.ckpt``, logs and ``metrics.json``.
 
     Runs alone or in every process that torchrun starts (DDP).
+
+    Raises:
+        RunError: the output folder holds another run and this one does not resume it.
     """
+    if settings.resume is None and (settings.output / "checkpoints").exists():
+        raise RunError(
+            f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
+        )
     seed_everything(recipe.seed, workers=True, verbose=False)
     # Lightning greets every run with tips and a list of devices that are not there; warnings stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     data = CocoDataModule(recipe, folder, workers=settings.workers)
     module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder))
     trainer = _trainer(recipe, settings, batches=len(data.train_annotations["images"]) // recipe.schedule.batch_size)
-    trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
+    with _known_warnings_ignored():
+        trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
     last = settings.output / "checkpoints" / LAST_CHECKPOINT
     if trainer.is_global_zero:
         _write_json(settings.output / "metrics.json", module.metrics)
     return TrainingResult(last, module.metrics)
+
+
+@contextmanager
+def _known_warnings_ignored() -> Iterator[None]:
+    """Silences what Lightning says of itself, and that a resumed run writes beside its earlier checkpoints."""
+    with warnings.catch_warnings():
+        for message in (".*LeafSpec.*", ".*Checkpoint directory .* exists and is not empty.*"):
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def _trainer(recipe: Recipe, settings: RunSettings, *, batches: int) -> Trainer:

@@ -33,23 +33,28 @@ class DetectCommandError(CaliboxError):
     """`calibox detect` cannot start or go on; the text says why."""
 
 
+ImagesArgument = Annotated[
+    list[str], typer.Argument(help="Image files, folders (the images directly in them) or quoted patterns.")
+]
+SaveOption = Annotated[Path | None, typer.Option(help="Folder for copies with boxes and scores drawn.", metavar="DIR")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line per image, and nothing else.")]
+ScoreThresholdOption = Annotated[
+    float | None, typer.Option(help="Lowest reported score (0 to 1); the model's own when left out.")
+]
+MaxDetectionsOption = Annotated[int | None, typer.Option(help="Detections per image, best first.")]
+
+
 def detect(
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders (the images directly in them) or quoted patterns.")
-    ],
+    images: ImagesArgument,
     server: ServerOption = "http://127.0.0.1:8000",
-    save: Annotated[
-        Path | None, typer.Option(help="Folder for copies with boxes and scores drawn.", metavar="DIR")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image, and nothing else.")] = False,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
     fusion: FusionOption = None,
     alpha: AlphaOption = None,
     sigma: SigmaOption = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Lowest reported score (0 to 1); the model's own when left out.")
-    ] = None,
+    score_threshold: ScoreThresholdOption = None,
     iou_threshold: IouThresholdOption = None,
-    max_detections: Annotated[int | None, typer.Option(help="Detections per image, best first.")] = None,
+    max_detections: MaxDetectionsOption = None,
     classes: ClassesOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
@@ -59,23 +64,27 @@ def detect(
 
     An image that fails is reported and the others go on; the exit status is then 1.
     """
+    fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
+    thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+    others = {"max_detections": max_detections, "classes": classes, "timeout_ms": timeout_ms}
+    target = {"model": model, "version": version}
+    failed, total = _detect_all(images, server, save, as_json, given({**fusing, **thresholds, **others, **target}))
+    if failed:
+        _tell(f"{failed} of {total} failed")
+        raise typer.Exit(1)
+
+
+def _detect_all(
+    images: list[str], server: str, save: Path | None, as_json: bool, parameters: Mapping[str, Any]
+) -> tuple[int, int]:
+    """How many failed, and of how many.
+
+    Raises:
+        DetectCommandError: it cannot start, or no image would fare better than the one that failed.
+    """
     from calibox_client.client import Client
     from calibox_client.picture_files import find_pictures, plan_copies
 
-    parameters = given(
-        {
-            "fusion": fusion,
-            "alpha": alpha,
-            "sigma": sigma,
-            "score_threshold": score_threshold,
-            "iou_threshold": iou_threshold,
-            "max_detections": max_detections,
-            "classes": classes,
-            "model": model,
-            "version": version,
-            "timeout_ms": timeout_ms,
-        }
-    )
     try:
         pictures, unknown = find_pictures(images)
         copies = plan_copies(pictures, save) if save is not None else {}
@@ -86,10 +95,7 @@ def detect(
         _tell(sentence)
     with client:
         went_well = [_detect_one(client, p.path, parameters, copies.get(p.path), as_json) for p in pictures]
-    failed = len(unknown) + went_well.count(False)
-    if failed:
-        _tell(f"{failed} of {len(unknown) + len(pictures)} failed")
-        raise typer.Exit(1)
+    return len(unknown) + went_well.count(False), len(unknown) + len(pictures)
 
 
 def _detect_one(

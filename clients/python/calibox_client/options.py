@@ -18,7 +18,7 @@ AlphaOption = Annotated[
 SigmaOption = Annotated[float | None, typer.Option(help="Width of the fusion gaussian, above 0.")]
 IouThresholdOption = Annotated[float | None, typer.Option(help="Boxes that overlap more are suppressed (IoU, 0 to 1).")]
 ClassesOption = Annotated[
-    list[str] | None, typer.Option("--class", help="Return only this class, a name or a category id; repeatable.")
+    list[str] | None, typer.Option("--classes", help="Return only this class, a name or a category id; repeatable.")
 ]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model; the server's default when left out.")]
 VersionOption = Annotated[str | None, typer.Option(help="Version of the model; the newest when left out.")]

@@ -1,7 +1,7 @@
 """`calibox eval`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,35 +20,47 @@ from calibox_client.options import (
 )
 from calibox_core.cli import require_extra
 
-# The most that a caller may keep waiting: httpx2 opens 100 connections at most by itself.
+# httpx2 opens 100 connections at most.
 _MOST_AT_ONCE = 100
 
 
+ImagesOption = Annotated[
+    Path, typer.Option(help="Folder that the annotations' file_name is relative to.", metavar="DIR")
+]
+AnnotationsOption = Annotated[Path, typer.Option(help="COCO annotation file.", metavar="FILE")]
+OutputOption = Annotated[
+    Path, typer.Option(help="COCO results with all three scores; the journal of a run lies beside it.")
+]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="Requests in flight at most.")]
+HalfOption = Annotated[Half, typer.Option(help="Images at even (calibration) or odd (test) positions by id, or all.")]
+RankByOption = Annotated[RankBy, typer.Option(help="Score that orders detections for AP.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Drop the answers of an interrupted run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+ScoreThresholdOption = Annotated[
+    float, typer.Option(help="Lowest reported score (0 to 1). AP needs the whole curve, hence 0.")
+]
+MaxDetectionsOption = Annotated[
+    int | None,
+    typer.Option(help="Detections per image. 100, what COCO measures on, or the model's limit where it is lower."),
+]
+
+
 def evaluate(
-    images: Annotated[Path, typer.Option(help="Folder that the annotations' file_name is relative to.", metavar="DIR")],
-    annotations: Annotated[Path, typer.Option(help="COCO annotation file.", metavar="FILE")],
+    images: ImagesOption,
+    annotations: AnnotationsOption,
     server: ServerOption = "http://127.0.0.1:8000",
-    output: Annotated[
-        Path, typer.Option(help="COCO results with all three scores; the journal of a run lies beside it.")
-    ] = Path("results.json"),
-    concurrency: Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="Requests in flight at most.")] = 8,
-    half: Annotated[
-        Half, typer.Option(help="Images at even (calibration) or odd (test) positions by id, or all.")
-    ] = Half.ALL,
-    rank_by: Annotated[RankBy, typer.Option(help="Score that orders detections for AP.")] = RankBy.SCORE,
-    restart: Annotated[bool, typer.Option(help="Drop the answers of an interrupted run.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    output: OutputOption = Path("results.json"),
+    concurrency: ConcurrencyOption = 8,
+    half: HalfOption = Half.ALL,
+    rank_by: RankByOption = RankBy.SCORE,
+    restart: RestartOption = False,
+    as_json: JsonOption = False,
     fusion: FusionOption = None,
     alpha: AlphaOption = None,
     sigma: SigmaOption = None,
-    score_threshold: Annotated[
-        float, typer.Option(help="Lowest reported score (0 to 1). AP needs the whole curve, hence 0.")
-    ] = 0.0,
+    score_threshold: ScoreThresholdOption = 0.0,
     iou_threshold: IouThresholdOption = None,
-    max_detections: Annotated[
-        int | None,
-        typer.Option(help="Detections per image. 100, what COCO measures on, or the model's limit where it is lower."),
-    ] = None,
+    max_detections: MaxDetectionsOption = None,
     classes: ClassesOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
@@ -56,25 +68,17 @@ def evaluate(
 ) -> None:
     """Measure a live server on COCO annotations: AP, throughput and latency.
 
-    Interrupted, it keeps its answers; the same command then goes on where it stopped. Unlike `calibox detect` it asks
-    for everything that counts: --score-threshold 0 and --max-detections 100 unless told otherwise.
+    Interrupted, it keeps its answers; the same command then goes on from there.
+
+    Asks with --score-threshold 0 and --max-detections 100 unless told otherwise.
     """
     require_extra("eval", "eval", "pycocotools")
     from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
     from calibox_client.evaluation.report import print_summary
 
-    parameters: dict[str, Any] = given(
-        {
-            "fusion": fusion,
-            "alpha": alpha,
-            "sigma": sigma,
-            "score_threshold": score_threshold,
-            "iou_threshold": iou_threshold,
-            "max_detections": max_detections,
-            "classes": classes,
-            "timeout_ms": timeout_ms,
-        }
-    )
+    fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
+    thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
+    others = {"max_detections": max_detections, "classes": classes, "timeout_ms": timeout_ms}
     evaluation = Evaluation(
         server=server,
         images=images,
@@ -86,7 +90,7 @@ def evaluate(
         restart=restart,
         model=model,
         version=version,
-        parameters=parameters,
+        parameters=given({**fusing, **thresholds, **others}),
     )
     try:
         measured, summary = run_evaluation(evaluation)

@@ -87,8 +87,9 @@ def run_evaluation(evaluation: Evaluation, connect: Connect = AsyncClient) -> tu
         try:
             tally = asyncio.run(_ask_for_missing(evaluation, connect, work, parameters, journal))
         except EvaluationError as error:
+            kept = sum(item.image_id in journal.answers for item in work)
             raise EvaluationError(
-                f"{error}. {len(journal.answers)} of {len(work)} answers are kept; the same command goes on from there"
+                f"{error}. {kept} of {len(work)} answers are kept; the same command goes on from there"
             ) from error
         answers = [journal.answers[item.image_id] for item in work]
         results = coco_results(answers)

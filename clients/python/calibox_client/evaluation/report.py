@@ -10,8 +10,9 @@ import typer
 from calibox_client.evaluation.errors import EvaluationError
 from calibox_client.evaluation.metrics import Measured
 
-# Beyond pycocotools' own table, which stops at AP75.
-_FURTHER = ("AP60", "AP70", "AP80", "AP90")
+_MAIN = ("AP", "AP50", "AP75", "AP90")
+_FURTHER = ("AP60", "AP70", "AP80")
+_SIZES = ("APs", "APm", "APl")
 
 
 def write_results(results: Sequence[Mapping[str, Any]], output: Path) -> None:
@@ -38,9 +39,10 @@ def summary_document(measured: Measured, facts: Mapping[str, Any]) -> dict[str, 
 
 def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
     """The same for people."""
-    further = "   ".join(f"{name} {_number(measured.coco[name], '.3f')}" for name in _FURTHER)
-    main = "   ".join(f"{name} {_number(measured.coco[name], '.3f')}" for name in ("AP", "AP50", "AP75", "AP90"))
-    sizes = "   ".join(f"{name} {_number(measured.coco[name], '.3f')}" for name in ("APs", "APm", "APl"))
+    main, further, sizes = (
+        "   ".join(f"{name} {_number(measured.coco[name], '.3f')}" for name in names)
+        for names in (_MAIN, _FURTHER, _SIZES)
+    )
     latency = "   ".join(f"{name} {_number(value, '.1f')}" for name, value in measured.latency_ms.items())
     return "\n".join(
         [

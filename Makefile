@@ -1,0 +1,76 @@
+# calibox: `make help` lists what can be made. Needs Python 3.11 or newer with venv and pip, and nothing else.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# Further words for pytest: make test ARGS="tests/unit/core -k letterbox"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+SERVE_EXTRAS := server,cpu
+# Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
+ALL_EXTRAS := server,cpu,train,export,eval,supervision,dev
+
+# One stamp per set of extras, newer than what decides about the packages: then pip does not run at all.
+VENV_READY := $(VENV)/.ready-venv
+SERVE_READY := $(VENV)/.ready-serve
+ALL_READY := $(VENV)/.ready-all
+PINS := pyproject.toml constraints.txt
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help serve install test test-all lint format constraints clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(SERVE_READY)  ## serve the bundles in models/ (HOST=127.0.0.1 PORT=8000); installs what that needs
+	@exec $(BIN)/calibox serve --models models --host "$(HOST)" --port "$(PORT)"
+
+install: $(ALL_READY)  ## install every extra except gpu into .venv
+
+test: $(ALL_READY)  ## the tests, without those that are slow or need a GPU
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(ALL_READY)  ## all tests, slow ones and those for a GPU too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(ALL_READY)  ## format, style, types and import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(ALL_READY)  ## write the format and the fixes that ruff knows
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+constraints: $(ALL_READY)  ## raise .venv to the newest versions that pyproject.toml allows, and pin them
+	$(PIP) install --upgrade --upgrade-strategy eager --editable '.[$(ALL_EXTRAS)]'
+	{ grep '^#' constraints.txt; $(PIP) freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton=)'; } > $(VENV)/pins
+	mv $(VENV)/pins constraints.txt
+
+clean:  ## remove .venv, caches and builds
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp and not bin/python, which exists before pip does.
+$(VENV_READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: calibox needs Python 3.11 or newer, and $(PYTHON) is not; name another one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'error: $(PYTHON) comes without venv or pip (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(SERVE_READY): $(PINS) | $(VENV_READY)
+	$(PIP) install --constraint constraints.txt --editable '.[$(SERVE_EXTRAS)]'
+	@touch $@
+
+# These extras include those for serving.
+$(ALL_READY): $(PINS) | $(VENV_READY)
+	$(PIP) install --constraint constraints.txt --editable '.[$(ALL_EXTRAS)]'
+	@touch $@ $(SERVE_READY)

@@ -1,0 +1,24 @@
+"""Shared set-up of all tests: where `tests` is imported from, and the hypothesis profiles.
+
+Profiles (environment variable `HYPOTHESIS_PROFILE`): `default`, `ci` (the same examples on every run) and `thorough`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # importlib mode adds nothing, and tests import each other's helpers as `tests.support.x`
+    sys.path.insert(0, str(ROOT))
+
+# Tests' networks are tiny: a second thread costs more in waiting than it computes, above all beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline and no complaint about slow examples: how long an example takes says more about the machine's load.
+_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", _UNHURRIED, max_examples=60)
+settings.register_profile("ci", _UNHURRIED, max_examples=60, derandomize=True)
+settings.register_profile("thorough", _UNHURRIED, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

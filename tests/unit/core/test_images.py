@@ -1,0 +1,238 @@
+"""Decoding: every format, every orientation, and bytes that end too early."""
+
+import io
+import struct
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+
+from calibox_core.errors import ImageError, TruncatedImageError, UnsupportedImageError
+from calibox_core.images import ImageHeader, decode_image, read_header, upright
+
+HEIGHT, WIDTH = 40, 60
+ORIENTATION = 0x0112
+
+# Encodings that keep pixels, and JPEG, which is compared with Pillow's own decoding of the same bytes.
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "webp": {"format": "WEBP", "lossless": True},
+    "bmp": {"format": "BMP"},
+    "tiff": {"format": "TIFF"},
+    "tiff-lzw": {"format": "TIFF", "compression": "tiff_lzw"},
+    "jpeg": {"format": "JPEG", "quality": 95},
+    "jpeg-progressive": {"format": "JPEG", "progressive": True},
+}
+
+
+def pixels_of_noise(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encode(image: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return stream.getvalue()
+
+
+def noise(encoding: str, **more: Any) -> bytes:
+    return encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)), **ENCODINGS[encoding], **more)
+
+
+def as_pillow_sees(data: bytes) -> NDArray[np.uint8]:
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+
+def with_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    return exif
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_format_gives_the_pixels_that_pillow_gives(encoding: str) -> None:
+    data = noise(encoding)
+    pixels = decode_image(data)
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags["C_CONTIGUOUS"]
+    assert np.array_equal(pixels, as_pillow_sees(data))
+    if not encoding.startswith("jpeg"):
+        assert np.array_equal(pixels, pixels_of_noise(HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_header_is_read_without_the_pixels(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(self: ImageFile.ImageFile) -> None:
+        raise RuntimeError("the pixels are decoded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", decode)
+        header = read_header(noise(encoding))
+    assert header == ImageHeader(ENCODINGS[encoding]["format"], WIDTH, HEIGHT, 1)
+    assert header.pixels == WIDTH * HEIGHT
+    assert np.array_equal(decode_image(noise(encoding), header), decode_image(noise(encoding)))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
+@pytest.mark.parametrize("encoding", ["png", "tiff"])
+def test_grey_palette_and_alpha_become_rgb(encoding: str, mode: str) -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).convert(mode), **ENCODINGS[encoding])
+    assert np.array_equal(decode_image(data), as_pillow_sees(data))
+
+
+def test_a_grey_jpeg_becomes_rgb() -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH)), format="JPEG")
+    assert np.array_equal(decode_image(data), as_pillow_sees(data))
+
+
+def test_a_transparent_palette_becomes_rgb() -> None:
+    image = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).quantize(16)
+    data = encode(image, format="PNG", transparency=3)
+    assert np.array_equal(decode_image(data), np.asarray(image.convert("RGB")))
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    # Smooth colours, so that the loss of JPEG stays small beside a mistake such as inverted inks.
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    smooth = np.stack([rows * 6, columns * 4, 240 - rows * 3], axis=-1).astype(np.uint8)
+    data = encode(Image.fromarray(smooth).convert("CMYK"), format="JPEG", quality=95)
+    pixels = decode_image(data)
+    # Two decoders may round the DCT differently by one; the rest is the loss of quality 95.
+    assert np.abs(pixels.astype(int) - as_pillow_sees(data)).max() <= 1
+    assert np.abs(pixels.astype(int) - smooth).mean() < 4
+
+
+def test_sixteen_bits_keep_the_upper_eight() -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+    pixels = decode_image(encode(Image.fromarray(deep), format="PNG"))
+    assert np.array_equal(pixels, np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("encoding", ["jpeg", "png", "webp", "tiff", "tiff-lzw"])
+def test_orientation_is_undone_as_pillow_does(encoding: str, orientation: int) -> None:
+    data = noise(encoding, exif=with_orientation(orientation))
+    pixels = decode_image(data)
+    assert pixels.shape == ((HEIGHT, WIDTH, 3) if orientation < 5 else (WIDTH, HEIGHT, 3))
+    assert np.array_equal(pixels, as_pillow_sees(data))
+    # The header says what is left to do, so that header and pixels fit together.
+    header = read_header(data)
+    assert upright(np.empty((header.height, header.width, 3), np.uint8), header.orientation).shape == pixels.shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_a_view(orientation: int) -> None:
+    pixels = pixels_of_noise(3, 5, 3)
+    assert np.shares_memory(upright(pixels, orientation), pixels)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_none(orientation: int) -> None:
+    assert read_header(noise("jpeg", exif=with_orientation(orientation))).orientation == 1
+
+
+def test_damaged_exif_does_not_cost_the_image() -> None:
+    data = noise("jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03")
+    assert read_header(data).orientation == 1
+    assert decode_image(data).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_image_cut_anywhere_is_truncated(encoding: str) -> None:
+    data = noise(encoding)
+    signature = 12 if encoding == "webp" else 8 if encoding == "png" else 4  # bytes that name the format
+    cuts = {signature, signature + 1, 20, 30, 60, *range(100, len(data), len(data) // 23), len(data) - 1}
+    for length in sorted(cuts):
+        with pytest.raises(TruncatedImageError):
+            decode_image(data[:length])
+
+
+def test_a_cmyk_jpeg_cut_short_is_truncated() -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).convert("CMYK"), format="JPEG")
+    with pytest.raises(TruncatedImageError, match="ends too early"):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0", b"{}", b"GIF89a" + bytes(60), b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7\n" + bytes(100), bytes(1000)],
+    ids=["nothing", "zero", "json", "gif", "wave", "pdf", "zeros"],
+)
+def test_what_is_no_image_is_unsupported(data: bytes) -> None:
+    for read in (read_header, decode_image):
+        with pytest.raises(UnsupportedImageError, match=rf"the {len(data)} bytes .*JPEG, PNG, WEBP, BMP, TIFF"):
+            read(data)
+
+
+def test_the_header_of_a_huge_image_is_read_without_decoding() -> None:
+    """The caller's pixel limit decides, so a picture beyond Pillow's own limit must still tell its size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    side = 60_000  # 3.6 gigapixels: decoding them would need 10 GB
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    assert read_header(data).pixels == side * side
+
+
+def test_a_picture_of_several_pictures_is_its_first() -> None:
+    """Phones store a preview behind the photograph (MPO)."""
+    first = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3))
+    data = encode(first, format="MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert read_header(data) == ImageHeader("JPEG", WIDTH, HEIGHT, 1)
+    assert np.array_equal(decode_image(data), as_pillow_sees(data))
+
+
+@given(data=st.data(), encoding=st.sampled_from(sorted(ENCODINGS)))
+def test_damaged_bytes_are_an_image_or_an_image_error(data: st.DataObject, encoding: str) -> None:
+    damaged = bytearray(noise(encoding))
+    for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
+        damaged[at] ^= data.draw(st.integers(1, 255))
+    try:
+        header = read_header(bytes(damaged))
+        # A damaged size may ask for gigabytes: the server's pixel limit stands here.
+        if header.pixels <= 4 * HEIGHT * WIDTH:
+            assert decode_image(bytes(damaged)).shape[2] == 3
+    except ImageError:
+        pass
+
+
+@pytest.fixture
+def _threads_that_switch_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_threads_that_switch_often")
+def test_threads_that_read_headers_leave_the_warning_filters_alone() -> None:
+    damaged = noise("tiff-lzw")[:-40]  # Pillow warns of these
+
+    start = threading.Barrier(4)
+
+    def read() -> None:
+        start.wait()
+        for _ in range(50):
+            with pytest.raises(TruncatedImageError):
+                read_header(damaged)
+
+    # A pair of threads that overlap unluckily leaves "ignore" behind for the whole process.
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
