@@ -15,6 +15,7 @@ OPSET = 20
 # One path segment, so that a name from a request can never leave the model repository.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 ModelVersion = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -104,6 +105,9 @@ class Manifest(_Part):
     measured: dict[str, dict[str, float | None]] = Field(
         default_factory=dict,
         description="Metrics per split (AP, AP50, ... in 0..1; null where the split has nothing to measure).",
+    )
+    example: FileName | None = Field(
+        default=None, description="A picture inside the bundle to try the model on; null where there is none."
     )
     files: dict[str, Sha256] = Field(default_factory=dict, description="sha256 of every other file of the bundle.")
 
