@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import onnx
 import torch
-from calibox_core.manifest import OPSET
 from torch import nn
 
+from calibox_core.manifest import OPSET
 from calibox_export.errors import ExportError
 from calibox_export.graph import BATCH, NETWORK_INPUTS, NETWORK_OUTPUTS
 
@@ -27,7 +27,9 @@ def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelP
         ExportError: the module is in training mode, or torch cannot express it as a graph.
     """
     if network.training:
-        raise ExportError("the network is in training mode: call eval() first, or batch norm is exported as in training")
+        raise ExportError(
+            "the network is in training mode: call eval() first, or batch norm is exported as in training"
+        )
     images = torch.zeros(_TRACED_BATCH, height, width, 3, dtype=torch.uint8)
     fusion = torch.ones(_TRACED_BATCH, 3)
     batch = torch.export.Dim(BATCH)
@@ -39,13 +41,12 @@ def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelP
             opset_version=OPSET,
             input_names=NETWORK_INPUTS,
             output_names=NETWORK_OUTPUTS,
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=({0: batch}, {0: torch.export.Dim.DYNAMIC}),
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"torch cannot write the network as an ONNX graph: {error}") from error
-    if program is None:
-        raise ExportError("torch wrote no ONNX graph; it does so when the exporter is turned off in its settings")
+    assert program is not None  # the type allows it for the exporter before dynamo only
     model = program.model_proto
     _forget_source(model.graph.node)
     _forget_source(model.graph.value_info)
@@ -53,7 +54,7 @@ def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelP
 
 
 def _forget_source(parts: Iterable[onnx.NodeProto | onnx.ValueInfoProto]) -> None:
-    """Drops the stack traces that torch attaches: they hold paths of the exporting machine and most of the nodes' bytes."""
+    """Drops the stack traces that torch attaches: they name paths of the machine that exports."""
     for part in parts:
         del part.metadata_props[:]
         part.doc_string = ""

@@ -1,8 +1,8 @@
 """The HTTP surface. A route reads, calls the service, writes; every error leaves as `application/problem+json`."""
 
 import asyncio
+import random
 import re
-import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 CLIENT_CLOSED = 499  # nginx's number for a caller that left; nobody receives it, it only marks the end
+_ids = random.Random()  # names, not secrets; asking the kernel for each would hand the interpreter lock away
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -43,9 +44,9 @@ def build_app(service: Service) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        exception_handlers={ServiceError: _problem, HTTPException: _framework_problem, Exception: _unexpected},
+        exception_handlers={ServiceError: _problem, HTTPException: _framework_problem},
     )
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(OutermostMiddleware)
     _add_detection(app, service)
     _add_models(app, service)
     _add_health(app, service)
@@ -146,8 +147,8 @@ async def _unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) 
         watcher.cancel()
 
 
-class RequestIdMiddleware:
-    """Gives every request an id, the client's own where it sends a plain one, and returns it as `X-Request-Id`."""
+class OutermostMiddleware:
+    """Gives every request an id, the client's own where it sends a plain one, and every unexpected error an answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -158,16 +159,26 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else f"{_ids.getrandbits(64):016x}"
         scope["request_id"] = request_id
-        header = (b"x-request-id", request_id.encode())
+        header, started = (b"x-request-id", request_id.encode()), False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:
+                raise
+            # Answered here: the web server would answer in its own form, or cut the connection.
+            unexpected = ServiceError("an unexpected error; the server's log has the reason")
+            unexpected.__cause__ = error
+            await _problem_response(unexpected, request_id)(scope, receive, send_with_id)
 
 
 def _answered(answer: Answer) -> Response:
@@ -179,10 +190,8 @@ def _json(document: dict[str, Any]) -> Response:
     return Response(orjson.dumps(document), media_type="application/json")
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)  # registered for this class only
-    request_id = request.scope.get("request_id", "")
-    if error.status >= 500 and error.__cause__ is not None:
+def _problem_response(error: ServiceError, request_id: str) -> Response:
+    if error.__cause__ is not None and error.status >= 500:
         log.error("request_failed", request_id=request_id, code=error.code, exc_info=error.__cause__)
     return Response(
         orjson.dumps(errors.problem(error, request_id)),
@@ -192,14 +201,14 @@ async def _problem(request: Request, error: Exception) -> Response:
     )
 
 
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # registered for this class only
+    return _problem_response(error, request.scope["request_id"])
+
+
 async def _framework_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # registered for this class only
     detail = f"{request.method} {request.url.path[:100]}: {error.detail}; see /docs for what there is"
     response = await _problem(request, errors.from_status(error.status_code, detail))
     response.headers.update(error.headers or {})
     return response
-
-
-async def _unexpected(request: Request, _: Exception) -> Response:
-    # The web server logs the traceback: the framework raises the error again after this answer.
-    return await _problem(request, ServiceError("an unexpected error; the server's log has the reason"))

@@ -61,12 +61,13 @@ class Batcher(Generic[T, R]):
         self._release = release
         self._clock = clock
         self._queue: Queue[T, R] = Queue(policy)
-        self._running: dict[asyncio.Task[None], list[Entry[T, R]]] = {}
+        self._running: list[list[Entry[T, R]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._held = 0
         self._pace = 0.0
         self._closing = self._closed = False
-        self._empty = asyncio.Event()
+        self._progress = asyncio.Event()  # something ended; whoever closes looks again
 
     @property
     def waiting(self) -> int:
@@ -94,8 +95,7 @@ class Batcher(Generic[T, R]):
             yield self._submit
         finally:
             self._held -= count
-            if not self._held:
-                self._empty.set()
+            self._progress.set()
 
     def check(self, count: int) -> None:
         """Raises what `admit` would raise now, and takes nothing."""
@@ -112,13 +112,13 @@ class Batcher(Generic[T, R]):
         self._closing = True
         try:
             async with asyncio.timeout(timeout):
-                while self._held:
-                    self._empty.clear()
-                    await self._empty.wait()
+                while self._held or self._running:  # the engine may still hold work whose caller left
+                    self._progress.clear()
+                    await self._progress.wait()
         except TimeoutError:
             pass
         self._closed = True
-        for entry in [*self._queue.entries, *(e for batch in self._running.values() for e in batch)]:
+        for entry in [*self._queue.entries, *(e for batch in self._running for e in batch)]:
             _answer(entry, StoppingError("the server stopped before the answer was ready; send it again"))
 
     async def _submit(self, work: T, *, deadline: float) -> R:
@@ -145,40 +145,50 @@ class Batcher(Generic[T, R]):
 
     def _pump(self) -> None:
         """Starts what is due, and sets the timer for what will be."""
+        loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while (due := self._queue.due(len(self._running))) <= (now := self._clock()):
             if batch := self._queue.take(now):
-                task = asyncio.get_running_loop().create_task(self._serve(batch))
-                self._running[task] = batch
-                task.add_done_callback(self._finished)
+                self._running.append(batch)
+                task = loop.create_task(self._serve(batch))
+                self._tasks.add(task)  # the loop itself keeps only weak references
+                task.add_done_callback(self._tasks.discard)
         if due < math.inf:
-            self._timer = asyncio.get_running_loop().call_later(max(MIN_WAIT, due - now), self._pump)
+            self._timer = loop.call_later(max(MIN_WAIT, due - now), self._pump)
 
     async def _serve(self, batch: list[Entry[T, R]]) -> None:
         started = self._clock()
+        results: Sequence[R] = ()
+        failure: Exception | None = RuntimeError("the batch was given up")  # stays only where this task is cancelled
         try:
             results = await self._run([entry.work for entry in batch])
-            if len(results) != len(batch):
-                raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} images")
+            short = len(results) != len(batch)
+            failure = RuntimeError(f"{len(results)} results for {len(batch)} images") if short else None
         except Exception as error:
+            failure = error
+        finally:
+            self._running.remove(batch)
+            self._progress.set()
             for entry in batch:
-                failure = ServiceError("the engine failed on this batch; the server's log has the reason")
-                failure.__cause__ = error
-                _answer(entry, failure)
-            return
-        for entry, result in zip(batch, results, strict=True):
-            if not entry.reply.done():
-                entry.reply.set_result(result)
+                self._release(entry.work)
+            self._pump()  # first: the engine does not wait until these callers have dealt with their answers
+            self._answer_all(batch, results, failure)
         per_image = (self._clock() - started) / len(batch)
         self._pace = PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * per_image if self._pace else per_image
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        for entry in self._running.pop(task):
-            _answer(entry, ServiceError("the batch was given up"))  # only where the task was cancelled from outside
-            self._release(entry.work)
-        self._pump()
+    @staticmethod
+    def _answer_all(batch: list[Entry[T, R]], results: Sequence[R], failure: Exception | None) -> None:
+        if failure is None:
+            for entry, result in zip(batch, results, strict=True):
+                if not entry.reply.done():
+                    entry.reply.set_result(result)
+            return
+        for entry in batch:
+            error = ServiceError("the engine failed on this batch; the server's log has the reason")
+            error.__cause__ = failure
+            _answer(entry, error)
 
 
 def _answer(entry: Entry[T, R], error: ServiceError) -> None:

@@ -13,7 +13,7 @@ from calibox_core.errors import InvalidParameterError
 from calibox_core.fusion import MAX_ALPHA, MIN_SIGMA, Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
 from calibox_server.errors import ParameterError
-from calibox_server.settings import MAX_TIMEOUT_MS
+from calibox_server.options import MAX_TIMEOUT_MS
 
 Given = Mapping[str, Sequence[Any]]
 
@@ -166,9 +166,9 @@ def _whole_number(given: Given, name: str, low: int, high: int) -> int:
     if value is None:
         return high
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
-        value, whole = int(value), True
-    if not whole or not low <= value <= high:
+    if isinstance(value, str):
+        whole = re.fullmatch(r"[+-]?[0-9]{1,18}", value) is not None
+    if not whole or not low <= int(value) <= high:
         _refuse(name, f"a whole number within {low}..{high}", value)
     return int(value)
 

@@ -104,7 +104,12 @@ class Pipeline:
             release=lambda work: self._slots.give(work.slot),
             clock=clock,
         )
-        metrics.watch_queue(lambda: self._batcher.waiting)
+        metrics.watch_queue(lambda: self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Images that are decoded and wait for the engine."""
+        return self._batcher.waiting
 
     def admit(self, images: int) -> AbstractContextManager[Submit[Work, RawDetections]]:
         """Takes places in the queue, before anything is decoded.

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,16 +59,16 @@ async def read_request(
     given: dict[str, list[Any]] = {}
     for name, value in request.query_params.multi_items():
         given.setdefault(name, []).append(value)
-    body = _limited(request, max_bytes)
-    if kind == "multipart/form-data":
-        return await _read_multipart(request, body, given, max_images)
-    if kind == "application/json":
-        return await in_thread(read_json, await _join(body), given, max_images)
-    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        data = await _join(body)
-        if not data:
-            raise MalformedRequestError("the body is empty; send the bytes of an image")
-        return DetectRequest([ImagePart(data, "the image")], given)
+    async with aclosing(_limited(request, max_bytes)) as body:
+        if kind == "multipart/form-data":
+            return await _read_multipart(request, body, given, max_images)
+        if kind == "application/json":
+            return await in_thread(read_json, await _join(body), given, max_images)
+        if kind.startswith("image/") or kind in ("", "application/octet-stream"):
+            data = await _join(body)
+            if not data:
+                raise MalformedRequestError("the body is empty; send the bytes of an image")
+            return DetectRequest([ImagePart(data, "the image")], given)
     raise UnsupportedMediaTypeError(
         f"the content type {kind[:60]} is not read; send the image itself with Content-Type: image/jpeg (or "
         "application/octet-stream), a multipart/form-data with files, or application/json with base64"
@@ -79,11 +80,12 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
     if announced.isdecimal() and int(announced) > max_bytes:
         raise TooManyBytesError(f"the body is {announced} bytes long; this server reads at most {max_bytes}")
     read = 0
-    async for chunk in request.stream():
-        read += len(chunk)
-        if read > max_bytes:
-            raise TooManyBytesError(f"the body is longer than {max_bytes} bytes, the most that this server reads")
-        yield chunk
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            read += len(chunk)
+            if read > max_bytes:
+                raise TooManyBytesError(f"the body is longer than {max_bytes} bytes, the most that this server reads")
+            yield chunk
 
 
 async def _join(body: AsyncGenerator[bytes, None]) -> bytes:

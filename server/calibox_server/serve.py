@@ -11,12 +11,13 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from calibox_core.bundle import find_bundles
 from calibox_core.errors import CaliboxError
 from calibox_server.app import build_app
+from calibox_server.options import ENV_PREFIX
 from calibox_server.service import Service
-from calibox_server.settings import ENV_PREFIX, Settings
+from calibox_server.settings import Settings
 
-# Seconds that uvicorn waits beyond the drain time, so that it is the service that ends what is late.
 BACKLOG = 2048  # connections that the kernel holds while the event loop is busy
 
 
@@ -65,22 +66,19 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         CaliboxError: the address cannot be used; the text says what to do.
     """
+    listener = None
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise CaliboxError(
-            f"{host} is no address of this machine ({error.strerror}); choose one with --host"
-        ) from error
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for old connections
         listener.bind(address)
     except OSError as error:
-        listener.close()
+        if listener is not None:
+            listener.close()
         raise CaliboxError(
-            f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port or {ENV_PREFIX}PORT"
+            f"cannot listen on {host} port {port} ({error.strerror}); choose another port with --port or "
+            f"{ENV_PREFIX}PORT, or another address with --host or {ENV_PREFIX}HOST"
         ) from error
     return listener
 
@@ -102,10 +100,12 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         def ready(port: int) -> None:
             announce(welcome(service, settings.host, port))
 
-        # Uvicorn raises the signal again after its shutdown; a stop that was asked for and went well is exit status 0.
+        server = make_server(build_app(service), service, ready)
+        # Uvicorn raises the signal again after its shutdown, which must not end the process by that signal: a stop that
+        # was asked for and went well is exit status 0.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        make_server(build_app(service), service, ready).run(sockets=[listener])
+            signal.signal(number, server.handle_exit)
+        server.run(sockets=[listener])
 
 
 def welcome(service: Service, host: str, port: int) -> str:
@@ -117,8 +117,17 @@ def welcome(service: Service, host: str, port: int) -> str:
     return (
         f"calibox serves {names} with {engine.name}, {engine.instances} at a time\n"
         f"  documentation: {url}/docs\n"
-        f"  try it:        curl -F file=@photo.jpg {url}/v1/detect"
+        f"  try it:        curl -F file=@{picture_to_try(service)} {url}/v1/detect"
     )
+
+
+def picture_to_try(service: Service) -> str:
+    """The example of the first model's bundle; a name that explains itself where it has none."""
+    first = next(iter(service.models)).manifest
+    for folder in find_bundles(service.settings.models):
+        if first.example is not None and (folder.parent.name, folder.name) == (first.name, first.version):
+            return str(folder / first.example)
+    return "photo.jpg"
 
 
 def configure_logs(settings: Settings) -> None:
@@ -140,3 +149,4 @@ def configure_logs(settings: Settings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed body is its sender's to know

@@ -52,7 +52,7 @@ def operator_model(attributes: NmsAttributes, *, quality_per_class: bool) -> onn
 @lru_cache(maxsize=256)
 def _session(attributes: NmsAttributes, quality_per_class: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = 1  # Log rounds alike in a whole tensor only where no threads share it
     model = operator_model(attributes, quality_per_class=quality_per_class)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

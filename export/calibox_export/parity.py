@@ -1,0 +1,201 @@
+"""One batch through the graph, held against the network in torch and the reference of CalibratedNMS.
+
+Letters: B images, A anchors, C classes, K candidates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.fusion import Exponents, Fusion, FusionName
+from calibox_core.manifest import Manifest
+from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
+from calibox_export.calibrated_nms import OUTPUTS
+from calibox_export.sameness import (
+    ONE_RUNTIME,
+    TWO_FRAMEWORKS,
+    Outcome,
+    Rows,
+    Tolerance,
+    compare_rows,
+    sure_candidates,
+    sure_detections,
+)
+
+Arrays = Mapping[str, NDArray[Any]]
+# Runs a bundle's graph: inputs by name to outputs by name.
+Graph = Callable[[Arrays], Arrays]
+# Runs the network before the operator: images [B, H, W, 3] and fusion [B, 3] to boxes, p and q.
+Network = Callable[[NDArray[np.uint8], NDArray[np.float32]], tuple[NDArray[np.float32], ...]]
+
+NETWORK = "network"
+ANSWER = "answer"
+OPERATOR = "operator"
+MEANING = {
+    NETWORK: "candidates before suppression, PyTorch against ONNX Runtime",
+    ANSWER: "detections, the reference on PyTorch's network against ONNX Runtime",
+    OPERATOR: "detections, the reference on the graph's own candidates against ONNX Runtime",
+}
+
+
+class Setting(NamedTuple):
+    """What one request may choose."""
+
+    exponents: Exponents
+    score_threshold: float
+    iou_threshold: float
+
+
+def usual_settings(manifest: Manifest) -> list[Setting]:
+    """The model's own, and three that report everything under rankings that any model has; a batch mixes them."""
+    own, iou = manifest.fusion.exponents(), manifest.thresholds.iou
+    plain, product = (Fusion(name=name).exponents() for name in (FusionName.CLASSIFICATION, FusionName.PRODUCT))
+    return [
+        Setting(own, manifest.thresholds.score, iou),
+        Setting(own, 0.0, iou),
+        Setting(plain, 0.0, iou),
+        Setting(product, 0.0, iou),
+    ]
+
+
+def open_graph(path: Path) -> Graph:
+    """A bundle's ONNX file in ONNX Runtime on the CPU; all outputs, candidates included."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(feeds: Arrays) -> Arrays:
+        return dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feeds)), strict=True))
+
+    return run
+
+
+def graph_feeds(images: NDArray[np.uint8], settings: Sequence[Setting]) -> dict[str, NDArray[Any]]:
+    """Inputs of the graph for images ``[B, H, W, 3]`` with one setting each."""
+    return {
+        "images": images,
+        "fusion": np.array([setting.exponents for setting in settings], np.float32).reshape(-1, 3),
+        "score_threshold": np.array([setting.score_threshold for setting in settings], np.float32),
+        "iou_threshold": np.array([setting.iou_threshold for setting in settings], np.float32),
+        "refine_steps": np.zeros(len(settings), np.int32),
+    }
+
+
+def compare_batch(
+    images: NDArray[np.uint8],
+    settings: Sequence[Setting],
+    *,
+    graph: Graph,
+    network: Network | None,
+    manifest: Manifest,
+    cut_levels: Sequence[slice] = (),
+) -> dict[str, Outcome]:
+    """Runs a batch on every side and compares image by image.
+
+    Args:
+        images: uint8 ``[B, H, W, 3]``, letterboxed.
+        settings: one per image.
+        graph: of the bundle.
+        network: the same network in torch; None compares only the operator with its reference.
+        manifest: of the bundle.
+        cut_levels: anchors of the levels that the network cut to their best.
+
+    Returns: an outcome for each comparison of `MEANING` that was made.
+    """
+    feeds = graph_feeds(images, settings)
+    found = graph(feeds)
+    outcomes = {OPERATOR: Outcome()}
+    for i, setting in enumerate(settings):
+        detections, candidates = _detections(found, i), _candidates(found, i)
+        raw = _one_hot(candidates, len(manifest.classes))
+        outcomes[OPERATOR] += _compare_detections(detections, raw, setting, manifest.nms, ONE_RUNTIME)
+    if network is None:
+        return outcomes
+    boxes, p, q = network(images, feeds["fusion"])
+    outcomes = {NETWORK: Outcome(), ANSWER: Outcome(), **outcomes}
+    for i, setting in enumerate(settings):
+        raw = boxes[i], p[i], q[i]
+        outcomes[NETWORK] += _compare_candidates(_candidates(found, i), raw, setting, manifest.nms, cut_levels)
+        outcomes[ANSWER] += _compare_detections(
+            _detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cut_levels
+        )
+    return outcomes
+
+
+Raw = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]  # boxes [A, 4], p [A, C], q [A, 1 or C]
+
+
+def _compare_candidates(
+    found: Rows, raw: Raw, setting: Setting, attributes: NmsAttributes, cut_levels: Sequence[slice]
+) -> Outcome:
+    sure = sure_candidates(
+        *raw,
+        exponents=setting.exponents,
+        attributes=attributes,
+        tolerance=TWO_FRAMEWORKS,
+        cut_levels=cut_levels,
+    )
+    expected = select_candidates(*raw, setting.exponents, attributes).anchor_class
+    return compare_rows(found, sure, expected, TWO_FRAMEWORKS)
+
+
+def _compare_detections(
+    found: Rows,
+    raw: Raw,
+    setting: Setting,
+    attributes: NmsAttributes,
+    tolerance: Tolerance,
+    cut_levels: Sequence[slice] = (),
+) -> Outcome:
+    candidates = sure_candidates(
+        *raw, exponents=setting.exponents, attributes=attributes, tolerance=tolerance, cut_levels=cut_levels
+    )
+    sure = sure_detections(
+        candidates,
+        iou_threshold=setting.iou_threshold,
+        score_threshold=setting.score_threshold,
+        attributes=attributes,
+        tolerance=tolerance,
+    )
+    expected = calibrated_nms(
+        *raw,
+        exponents=setting.exponents,
+        score_threshold=setting.score_threshold,
+        iou_threshold=setting.iou_threshold,
+        attributes=attributes,
+    )
+    return compare_rows(found, sure, expected.anchor_class, tolerance)
+
+
+def _detections(found: Arrays, image: int) -> Rows:
+    """Reported rows; a row behind them that is no padding counts as one, so that it is noticed."""
+    labels = found["labels"][image]
+    rows = max(int(found["num_detections"][image]), int(np.flatnonzero(labels >= 0).max(initial=-1)) + 1)
+    return Rows(
+        boxes=found["boxes"][image, :rows],
+        labels=labels[:rows],
+        classification_scores=found["classification_scores"][image, :rows],
+        localization_scores=found["localization_scores"][image, :rows],
+        scores=found["scores"][image, :rows],
+    )
+
+
+def _candidates(found: Arrays, image: int) -> Rows:
+    labels = found["candidate_labels"][image]
+    rows = int(np.flatnonzero(labels >= 0).max(initial=-1)) + 1
+    return Rows(
+        boxes=found["candidate_boxes"][image, :rows],
+        labels=labels[:rows],
+        classification_scores=found["candidate_classification_scores"][image, :rows],
+        localization_scores=found["candidate_localization_scores"][image, :rows],
+    )
+
+
+def _one_hot(candidates: Rows, classes: int) -> Raw:
+    """Candidates as anchors of which each has a score for one class only."""
+    p = np.zeros((len(candidates.labels), classes), np.float32)
+    p[np.arange(len(p)), candidates.labels] = candidates.classification_scores
+    return candidates.boxes, p, candidates.localization_scores[:, None]

@@ -1,0 +1,121 @@
+"""Does a bundle answer as the network that it was made from? Measured on real images, at several batch sizes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.bundle import Bundle
+from calibox_core.dataset import CocoFolder, Split
+from calibox_core.errors import DatasetError, ImageError
+from calibox_core.images import decode_image
+from calibox_core.letterbox import letterbox_into
+from calibox_core.manifest import InputSpec, Manifest
+from calibox_export.errors import ExportError
+from calibox_export.parity import Network, compare_batch, open_graph, usual_settings
+from calibox_export.sameness import Outcome
+
+# One image, a batch that divides nothing evenly, and a usual one.
+BATCHES = (1, 3, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One line of the report."""
+
+    what: str  # which two sides
+    batch: int  # images per run
+    images: int  # in all
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer of `verify_bundle`."""
+
+    comparisons: tuple[Comparison, ...]
+    torch_compared: bool
+
+    @property
+    def same(self) -> bool:
+        """Whether every comparison says the same answer."""
+        return all(line.outcome.different == 0 for line in self.comparisons)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; gaps of scores are 0..1, of boxes in pixels."""
+        lines = [
+            {"comparison": line.what, "batch": line.batch, "images": line.images, **asdict(line.outcome)}
+            for line in self.comparisons
+        ]
+        return {"same": self.same, "torch_compared": self.torch_compared, "comparisons": lines}
+
+
+def verify_bundle(bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | None = None) -> Report:
+    """Compares the bundle's graph with the reference and, given its checkpoint, with the network in torch.
+
+    Args:
+        bundle: its graph runs in ONNX Runtime.
+        images: letterboxed, uint8 ``[I, H, W, 3]``.
+        checkpoint: what the bundle was exported from; without it torch is not compared.
+
+    Raises:
+        ExportError: the checkpoint is of another model.
+    """
+    network, cut_levels = (None, ()) if checkpoint is None else _load_network(checkpoint, bundle.manifest)
+    graph, settings = open_graph(bundle.model_path), usual_settings(bundle.manifest)
+    chosen = [settings[i % len(settings)] for i in range(len(images))]
+    lines = []
+    for batch in BATCHES:
+        totals: dict[str, Outcome] = {}
+        for rows in _batches(len(images), batch):
+            outcomes = compare_batch(
+                images[rows],
+                chosen[rows],
+                graph=graph,
+                network=network,
+                manifest=bundle.manifest,
+                cut_levels=cut_levels,
+            )
+            totals = {what: totals.get(what, Outcome()) + outcome for what, outcome in outcomes.items()}
+        lines += [Comparison(what, batch, len(images), outcome) for what, outcome in totals.items()]
+    return Report(tuple(lines), torch_compared=network is not None)
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    yield from (slice(start, start + size) for start in range(0, count, size))
+
+
+def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequence[slice]]:
+    from calibox_export.source import load_source, run_network
+
+    source = load_source(checkpoint)
+    recipe = source.trained.recipe
+    if (recipe.input, recipe.nms, source.trained.classes) != (manifest.input, manifest.nms, manifest.classes):
+        raise ExportError(
+            f"{checkpoint} is not the model of {manifest.name}/{manifest.version}: its input, classes or NMS "
+            "attributes are others; name the checkpoint that the bundle was exported from"
+        )
+    return partial(run_network, source.network), source.cut_levels
+
+
+def letterboxed_images(folder: CocoFolder, split: Split, size: InputSpec, count: int) -> NDArray[np.uint8]:
+    """The first ``count`` images of a split by id, as the graph takes them: uint8 ``[count, H, W, 3]``.
+
+    Raises:
+        DatasetError: the split has no images, or one cannot be read.
+    """
+    records = sorted(folder.annotations(split)["images"], key=lambda image: int(image["id"]))[:count]
+    if not records:
+        raise DatasetError(f"{folder.annotations_path(split)} lists no images; name another split with --split")
+    images = np.empty((len(records), size.height, size.width, 3), np.uint8)
+    for slot, record in zip(images, records, strict=True):
+        path = folder.images / record["file_name"]
+        try:
+            letterbox_into(slot, decode_image(path.read_bytes()), pad_value=size.pad_value)
+        except (OSError, ImageError) as error:
+            raise DatasetError(f"{path} cannot be read: {error}") from error
+    return images

@@ -1,0 +1,175 @@
+"""The operator's ONNX function, run by ONNX Runtime, against the numpy reference."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from calibox_core.fusion import Exponents
+from calibox_core.nms import NmsAttributes, OutScore, calibrated_nms, select_candidates
+from tests.support.nms_cases import NmsCase, NmsImage, nms_attributes, nms_cases, random_boxes, spoil, stacked
+from tests.support.operator_graph import run_operator
+
+# exp of ONNX Runtime and of numpy differ by a few units in the last place of float32.
+SCORE_TOLERANCE = 1e-6
+
+
+@given(case=nms_cases())
+@settings(max_examples=150)
+def test_function_equals_reference(case: NmsCase) -> None:
+    assert_equal_to_reference(case)
+
+
+@given(case=nms_cases(anchors=(1, 31, 150)), seed=st.integers(0, 2**32 - 1))
+def test_what_is_not_finite_is_no_candidate(case: NmsCase, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assert_equal_to_reference(replace(case, images=tuple(spoil(rng, image) for image in case.images)))
+
+
+@given(
+    case=nms_cases(anchors=(400,), classes=(3, 80), images=2, attributes=nms_attributes(top_k=(1000,))),
+    p_floor=st.sampled_from((0.0, 0.5)),
+)
+@settings(max_examples=20)
+def test_a_thousand_candidates(case: NmsCase, p_floor: float) -> None:
+    raised = tuple(replace(image, p=np.maximum(image.p, np.float32(p_floor))) for image in case.images)
+    assert_equal_to_reference(replace(case, images=raised))
+
+
+@given(seed=st.integers(0, 2**32 - 1), attributes=nms_attributes(top_k=(20, 1000)), columns=st.sampled_from((1, 4)))
+def test_any_scores_whose_keys_lie_apart(seed: int, attributes: NmsAttributes, columns: int) -> None:
+    """Scores that are no grid: the same indices wherever no two keys lie within 1e-6 of each other."""
+    rng = np.random.default_rng(seed)
+    image = NmsImage(
+        boxes=random_boxes(rng, 40, field=60),
+        p=rng.random((40, 4), np.float32),
+        q=rng.random((40, columns), np.float32),
+        exponents=Exponents(*rng.uniform(0, 3, 3).astype(np.float32).tolist()),
+        score_threshold=0.0,
+        iou_threshold=float(np.float32(rng.random())),
+    )
+    everything = attributes.model_copy(update={"pre_nms_top_k": 200})
+    keys = select_candidates(image.boxes, image.p, image.q, image.exponents, everything).keys
+    # Logarithms carry the rounding of numbers of their own size, at most some tens here.
+    assume(bool((np.diff(-keys) > 1e-5).all()))
+    assert_equal_to_reference(NmsCase((image,), attributes))
+
+
+@given(case=nms_cases(anchors=(31, 150), classes=(1, 3), images=4))
+@settings(max_examples=30)
+def test_an_image_answers_as_if_it_were_alone(case: NmsCase) -> None:
+    together = _run(case)
+    for i, image in enumerate(case.images):
+        alone = _run(NmsCase((image,), case.attributes))
+        for name, values in alone.items():
+            np.testing.assert_array_equal(together[name][i], values[0], err_msg=name)
+
+
+@pytest.mark.parametrize("out_score", OutScore)
+@pytest.mark.parametrize("classes", [1, 80])
+def test_nothing_above_the_floor_gives_padding_only(out_score: OutScore, classes: int) -> None:
+    attributes = NmsAttributes(out_score=out_score, candidate_floor=0.5, pre_nms_top_k=70, max_detections=9)
+    rng = np.random.default_rng(0)
+    image = NmsImage(random_boxes(rng, 30, field=40), *_scores(rng, 30, classes, top=0.5), Exponents(1, 1, 0), 0.0, 0.5)
+    found = _run(NmsCase((image, image), attributes))
+    assert found["num_detections"].tolist() == [0, 0]
+    assert (found["labels"] == -1).all()
+    assert (found["candidate_labels"] == -1).all()
+    for name in set(found) - {"labels", "candidate_labels"}:
+        assert not found[name].any(), name
+
+
+@pytest.mark.parametrize("anchors", [0, 12])
+def test_a_batch_of_no_images_gives_no_rows(anchors: int) -> None:
+    shapes = {"boxes": (0, anchors, 4), "p": (0, anchors, 3), "q": (0, anchors, 1), "fusion": (0, 3)}
+    inputs = {name: np.zeros(shapes.get(name, (0,)), np.float32) for name in (*shapes, "score_threshold")}
+    inputs["iou_threshold"] = inputs["score_threshold"]
+    found = run_operator(NmsAttributes(pre_nms_top_k=5, max_detections=4), inputs, quality_per_class=False)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, 0)
+    assert found["candidate_boxes"].shape == (0, 5, 4)
+    assert found["boxes"].shape == (0, 4, 4)
+
+
+def test_a_late_candidate_raises_its_owner_after_every_slot_is_taken() -> None:
+    """Ranked by q alone, the surest box comes last, in a later tile, and belongs to the first box."""
+    count = 200
+    boxes = np.tile(np.array([[0, 0, 10, 10]], np.float32), (count, 1))
+    boxes[1:-1] += 50 * np.arange(1, count - 1, dtype=np.float32)[:, None]
+    p = np.full((count, 1), 0.25, np.float32)
+    p[-1] = 0.875
+    q = np.linspace(1, 0.1, count, dtype=np.float32)[:, None]
+    attributes = NmsAttributes(
+        out_score=OutScore.CLASSIFICATION_CLUSTERED, pre_nms_top_k=count, max_detections=3, candidate_floor=0.1
+    )
+    case = NmsCase((NmsImage(boxes, p, q, Exponents(0, 1, 0), 0.0, 0.5),), attributes)
+    assert _run(case)["scores"][0].tolist() == [0.875, 0.25, 0.25]
+    assert_equal_to_reference(case)
+
+
+@pytest.mark.parametrize("out_score", [OutScore.CLASSIFICATION, OutScore.CLASSIFICATION_CLUSTERED])
+def test_a_score_equal_to_the_threshold_is_reported(out_score: OutScore) -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], np.float32)
+    p, q = np.array([[0.25], [0.5], [0.125]], np.float32), np.ones((3, 1), np.float32)
+    attributes = NmsAttributes(out_score=out_score, pre_nms_top_k=10, max_detections=4)
+    case = NmsCase((NmsImage(boxes, p, q, Exponents(1, 1, 0), 0.25, 0.5),), attributes)
+    assert _run(case)["scores"][0].tolist() == [0.5, 0.25, 0, 0]
+    assert_equal_to_reference(case)
+
+
+def assert_equal_to_reference(case: NmsCase) -> None:
+    """Candidates and detections of every image, and padding behind them."""
+    found = _run(case)
+    for i, image in enumerate(case.images):
+        _compare_detections({name: values[i] for name, values in found.items()}, image, case.attributes)
+        _compare_candidates({name: values[i] for name, values in found.items()}, image, case.attributes)
+
+
+def _compare_detections(found: dict[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes) -> None:
+    expected = calibrated_nms(
+        image.boxes,
+        image.p,
+        image.q,
+        exponents=image.exponents,
+        score_threshold=image.score_threshold,
+        iou_threshold=image.iou_threshold,
+        attributes=attributes,
+    )
+    assert int(found["num_detections"]) == len(expected.scores)
+    rows = attributes.max_detections
+    np.testing.assert_array_equal(found["boxes"], _padded(expected.boxes, rows))
+    np.testing.assert_array_equal(found["labels"], _padded(expected.labels, rows, -1))
+    np.testing.assert_array_equal(found["classification_scores"], _padded(expected.classification_scores, rows))
+    np.testing.assert_array_equal(found["localization_scores"], _padded(expected.localization_scores, rows))
+    np.testing.assert_allclose(found["scores"], _padded(expected.scores, rows), rtol=SCORE_TOLERANCE, atol=0)
+
+
+def _compare_candidates(found: dict[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes) -> None:
+    expected = select_candidates(image.boxes, image.p, image.q, image.exponents, attributes)
+    rows = attributes.pre_nms_top_k
+    np.testing.assert_array_equal(found["candidate_boxes"], _padded(expected.boxes, rows))
+    np.testing.assert_array_equal(found["candidate_labels"], _padded(expected.labels, rows, -1))
+    np.testing.assert_array_equal(
+        found["candidate_classification_scores"], _padded(expected.classification_scores, rows)
+    )
+    np.testing.assert_array_equal(found["candidate_localization_scores"], _padded(expected.localization_scores, rows))
+
+
+def _run(case: NmsCase) -> dict[str, NDArray[Any]]:
+    return run_operator(case.attributes, stacked(case), quality_per_class=case.quality_per_class)
+
+
+def _scores(
+    rng: np.random.Generator, anchors: int, classes: int, *, top: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """p of at most ``top``, which is not above it, and any q."""
+    return rng.random((anchors, classes), np.float32) * np.float32(top), rng.random((anchors, 1), np.float32)
+
+
+def _padded(values: NDArray[Any], rows: int, pad: float = 0) -> NDArray[Any]:
+    whole = np.full((rows, *values.shape[1:]), pad, values.dtype)
+    whole[: len(values)] = values
+    return whole
