@@ -63,8 +63,8 @@ class Style(NamedTuple):
 def draw_detections(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     """A copy of an RGB picture with boxes, and above them class and scores; the best detection lies on top.
 
-    A label moves where it neither leaves the picture nor covers another one, and shrinks with its box: all three
-    scores where they fit, else class and score; on a picture that is too small for text it is left out.
+    A label moves where it neither leaves the picture nor covers another one: all three scores where there is room, else
+    class and score; on a picture that is too small for text it is left out.
     """
     picture = image.copy()
     canvas, style = ImageDraw.Draw(picture), style_for(picture.size)
@@ -129,14 +129,11 @@ def _place_label(
 
 
 def _texts_that_suit(canvas: ImageDraw.ImageDraw, found: Detection, box: Rect, style: Style) -> Iterator[str]:
-    """Texts whose label would not dwarf the box; the shortest is always one of them."""
+    """One line where it is no wider than the box, else the same stacked, else class and score."""
     line, stacked, brief = label_texts(found)
-    box_width, box_height = box.right - box.left + 1, box.bottom - box.top + 1
-    if _text_size(canvas, line, style)[0] <= box_width:
+    if _text_size(canvas, line, style)[0] <= box.right - box.left + 1:
         yield line
-    width, height = _text_size(canvas, stacked, style)
-    if width <= box_width and 2 * height <= box_height:
-        yield stacked
+    yield stacked
     yield brief
 
 

@@ -123,13 +123,14 @@ def test_a_class_name_cannot_break_the_label() -> None:
     assert (stacked.count("\n"), brief.count("\n")) == (2, 0)
 
 
-@pytest.mark.parametrize(("side", "lines"), [(400, 0), (90, 2), (30, 0)])
-def test_labels_suit_their_box(side: int, lines: int) -> None:
+@pytest.mark.parametrize(("side", "lines"), [(400, 0), (90, 2), (30, 2)])
+def test_labels_hold_three_scores_in_one_line_where_the_box_is_wide_else_stacked(side: int, lines: int) -> None:
     image = picture(640, 480)
     box = (60.0, 60.0, 60.0 + side, 60.0 + side)
     (label,) = place_labels(ImageDraw.Draw(image), [found(box)], style_for(image.size), image.size)
     assert label.text.count("\n") == lines
-    assert ("loc" in label.text) == (side > 30)
+    assert "cls 0.97" in label.text
+    assert "loc 0.86" in label.text
 
 
 def test_sizes_grow_with_the_picture() -> None:
@@ -151,7 +152,7 @@ def test_classes_have_their_own_colours() -> None:
 def test_the_better_box_lies_on_top() -> None:
     best, other = found((10, 10, 100, 100), label_id=1), found((10, 10, 100, 60), label_id=2)
     drawn = np.asarray(draw_detections(picture(640, 480), [best, other]))
-    assert tuple(drawn[40, 10]) == colour_of(1)
+    assert tuple(drawn[58, 10]) == colour_of(1)  # below the labels, where both outlines run
 
 
 def test_draw_takes_what_detect_takes_and_turns_it_upright() -> None:
