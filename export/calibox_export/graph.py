@@ -14,6 +14,7 @@ from calibox_core.nms import NmsAttributes
 from calibox_export.calibrated_nms import (
     DOMAIN,
     DOMAIN_VERSION,
+    INPUTS,
     OUTPUTS,
     calibrated_nms_function,
     calibrated_nms_node,
@@ -98,6 +99,32 @@ def attach_calibrated_nms(
         producer_version=__version__,
     )
     helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def operator_model(attributes: NmsAttributes, *, quality_per_class: bool) -> onnx.ModelProto:
+    """A checked model of the operator alone, to test and to measure it; its inputs are `in_boxes`, `in_p` and so on."""
+    dims: dict[str, list[str | int]] = {
+        "boxes": [BATCH, "anchors", 4],
+        "p": [BATCH, "anchors", "classes"],
+        "q": [BATCH, "anchors", "qualities"],
+        "fusion": [BATCH, 3],
+        "score_threshold": [BATCH],
+        "iou_threshold": [BATCH],
+    }
+    graph = helper.make_graph(
+        [calibrated_nms_node(attributes, inputs=[f"in_{name}" for name in INPUTS], outputs=OUTPUTS)],
+        "operator",
+        [helper.make_tensor_value_info(f"in_{name}", TensorProto.FLOAT, dims[name]) for name in INPUTS],
+        contract_outputs(attributes),
+    )
+    model = helper.make_model(
+        graph,
+        functions=[calibrated_nms_function(attributes, quality_per_class=quality_per_class)],
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
+        ir_version=IR_VERSION,
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 
