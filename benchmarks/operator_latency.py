@@ -46,9 +46,12 @@ def inputs(anchors: int, classes: int, batch: int, *, objects: int) -> dict[str,
     centres = rng.uniform(0, 640, (objects, 2))[rng.integers(0, objects, (batch, anchors))]
     centres = centres + rng.normal(0, 2, centres.shape)
     half = rng.uniform(10, 70, (batch, anchors, 2)) if objects > anchors else rng.uniform(38, 42, (batch, anchors, 2))
+    p = (rng.random((batch, anchors, classes)) ** 8).astype(np.float32)
+    if objects < anchors:
+        p[:, :, 1:] = 0  # one class, or 80 classes on 12 objects would be kept 100 times before the list ends
     return {
         "in_boxes": np.concatenate([centres - half, centres + half], axis=2).astype(np.float32),
-        "in_p": (rng.random((batch, anchors, classes)) ** 8).astype(np.float32),
+        "in_p": p,
         "in_q": rng.random((batch, anchors, 1)).astype(np.float32),
         "in_fusion": np.full((batch, 3), (0.5, 0.5, 0.0), np.float32),
         "in_score_threshold": np.zeros(batch, np.float32),
