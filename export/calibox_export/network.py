@@ -1,5 +1,6 @@
 """A torch module with the signature of CandidateGraph as an ONNX graph."""
 
+import warnings
 from collections.abc import Iterable
 
 import onnx
@@ -34,16 +35,19 @@ def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelP
     fusion = torch.ones(_TRACED_BATCH, 3)
     batch = torch.export.Dim(BATCH)
     try:
-        program = torch.onnx.export(
-            network,
-            (images, fusion),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=NETWORK_INPUTS,
-            output_names=NETWORK_OUTPUTS,
-            dynamic_shapes=({0: batch}, {0: torch.export.Dim.DYNAMIC}),
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # torch 2.11 exports by what it calls deprecated itself.
+            warnings.filterwarnings("ignore", r".*LeafSpec.*", FutureWarning)
+            program = torch.onnx.export(
+                network,
+                (images, fusion),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=NETWORK_INPUTS,
+                output_names=NETWORK_OUTPUTS,
+                dynamic_shapes=({0: batch}, {0: torch.export.Dim.DYNAMIC}),
+                verbose=False,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"torch cannot write the network as an ONNX graph: {error}") from error
     assert program is not None  # the type allows it for the exporter before dynamo only
