@@ -50,6 +50,15 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         build_backbone(ModelSpec(backbone="resnet18", backbone_weights=str(path)))
 
 
+def test_weights_that_cannot_be_downloaded_are_a_sentence_with_their_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # discard: nobody listens
+    with pytest.raises(RecipeError, match=r"https://.*resnet18.*could not be downloaded.*name the file"):
+        build_backbone(ModelSpec(backbone="resnet18", backbone_weights="DEFAULT"))
+
+
 def test_frozen_prefixes_take_no_gradient_and_frozen_statistics_stay() -> None:
     spec = ModelSpec(backbone="resnet18", frozen=("conv1", "layer1"), frozen_statistics=True, fpn_channels=16)
     detector = Detector(spec, classes=2).train()

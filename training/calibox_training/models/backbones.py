@@ -84,5 +84,10 @@ def _published_state(backbone: str, name: str) -> dict[str, Any]:
     if member not in weights.__members__ or (("." in name) and name.rsplit(".", 1)[0] != weights.__name__):
         known = ", ".join(f"{weights.__name__}.{m}" for m in weights.__members__)
         raise RecipeError(f"no weights {name} for {backbone}: give a file, `none`, or one of {known}")
-    state: dict[str, Any] = weights[member].get_state_dict(progress=True, check_hash=True)
+    try:
+        state: dict[str, Any] = weights[member].get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no connection; a file whose hash is another
+        raise RecipeError(
+            f"{weights[member].url} could not be downloaded ({error}); fetch it where that works and name the file"
+        ) from error
     return state
