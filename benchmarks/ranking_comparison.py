@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
 from calibox_core.coco_metrics import Metrics, load_ground_truth
-from calibox_core.dataset import find_dataset
 from calibox_core.fusion import Fusion, FusionName
+from calibox_core.layouts import open_dataset
 from calibox_training.checkpoint import TrainedModel, load_checkpoint
 from calibox_training.data.coco import read_records
 from calibox_training.evaluation import Evaluator, ImageResult, summarise
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500, help="bootstrap samples")
     options = parser.parse_args()
     model = load_checkpoint(options.checkpoint)
-    annotations = find_dataset(options.data or model.recipe.data.name).annotations("val")
+    annotations = open_dataset(options.data or model.recipe.data.name, model.recipe.data).annotations("val")
     results = {name_of(fusion): evaluate(model, options.data, fusion) for fusion in RANKINGS}
     rows = {name: summarise(annotations, found)[0] for name, found in results.items()}
     samples = {name: bootstrap(annotations, found, options.draws) for name, found in results.items()}
@@ -61,7 +61,7 @@ def name_of(fusion: Fusion) -> str:
 def evaluate(model: TrainedModel, data: str | None, fusion: Fusion) -> list[ImageResult]:
     """Detections of the validation split under one ranking."""
     recipe = model.recipe
-    folder = find_dataset(data or recipe.data.name)
+    folder = open_dataset(data or recipe.data.name, recipe.data)
     graph = CandidateGraph(
         model.detector, height=recipe.input.height, width=recipe.input.width, per_level_top_k=recipe.per_level_top_k
     )

@@ -46,7 +46,9 @@ def verify(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Folder in COCO layout, or a name below CALIBOX_DATA; the bundle's own data by default."),
+        typer.Option(
+            help="Folder in the layout of the recipe, or a name below CALIBOX_DATA; the bundle's own data by default."
+        ),
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Whose images are shown to both sides.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="How many, in the order of their ids.")] = _IMAGES,
@@ -59,11 +61,12 @@ def verify(
     require_extra("verify", "export", "onnx", "cv2", "simplejpeg", *(["torch", "torchvision"] if checkpoint else []))
     require_extra("verify", "cpu", "onnxruntime")
     from calibox_core.bundle import read_bundle
-    from calibox_core.dataset import find_dataset
+    from calibox_core.layouts import layout_of_recipe, open_dataset
     from calibox_export.verify import letterboxed_images, verify_bundle
 
     whole = read_bundle(bundle)
-    folder = find_dataset(data or whole.manifest.dataset.name)
+    layout = layout_of_recipe(whole.manifest.provenance.recipe)
+    folder = open_dataset(data or whole.manifest.dataset.name, layout)
     report = verify_bundle(whole, letterboxed_images(folder, split, whole.manifest.input, images), checkpoint)
     _print_json(report) if as_json else _print_table(report, title=f"{whole.manifest.name}/{whole.manifest.version}")
     if not report.same:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.bundle import Bundle
-from calibox_core.dataset import CocoFolder, Split
+from calibox_core.dataset import DataFolder, Split
 from calibox_core.errors import DatasetError, ImageError
 from calibox_core.images import decode_image
 from calibox_core.letterbox import letterbox_into
@@ -102,7 +102,7 @@ def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequen
     return partial(run_network, source.network), source.cut_levels
 
 
-def letterboxed_images(folder: CocoFolder, split: Split, size: InputSpec, count: int) -> NDArray[np.uint8]:
+def letterboxed_images(folder: DataFolder, split: Split, size: InputSpec, count: int) -> NDArray[np.uint8]:
     """The first ``count`` images of a split by id, as the graph takes them: uint8 ``[count, H, W, 3]``.
 
     Raises:
@@ -110,7 +110,7 @@ def letterboxed_images(folder: CocoFolder, split: Split, size: InputSpec, count:
     """
     records = sorted(folder.annotations(split)["images"], key=lambda image: int(image["id"]))[:count]
     if not records:
-        raise DatasetError(f"{folder.annotations_path(split)} lists no images; name another split with --split")
+        raise DatasetError(f"{folder.source(split)} lists no images; name another split with --split")
     images = np.empty((len(records), size.height, size.width, 3), np.uint8)
     for slot, record in zip(images, records, strict=True):
         path = folder.images / record["file_name"]

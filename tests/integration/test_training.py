@@ -119,16 +119,58 @@ def test_the_command_names_a_data_set_that_is_not_there(tmp_path: Path, folder: 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_under_torchrun_train_one_model(tmp_path: Path, folder: CocoFolder) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# Writes what each process saw: its weights at the end, the images that it validated, the results that were gathered.
+WATCHED_TRAINING = """
+import os
+from pathlib import Path
+import torch
+from calibox_core.cli import main
+from calibox_training import lightning_module
+from calibox_training.evaluation import Evaluator
+
+seen, gathered = [], []
+run, summarise = Evaluator.run, lightning_module.summarise
+
+def watched_run(self, graph, record):
+    seen.append(record.image_id)
+    return run(self, graph, record)
+
+def watched_summarise(annotations, results):
+    gathered.append(len(results))
+    return summarise(annotations, results)
+
+def report(self):
+    path = Path(os.environ["REPORTS"], f"{self.global_rank}.pt")
+    torch.save({"weights": self.detector.state_dict(), "seen": seen, "gathered": gathered}, path)
+
+Evaluator.run, lightning_module.summarise = watched_run, watched_summarise
+lightning_module.DetectorModule.on_train_end = report
+main()
+"""
+
+
+def test_two_processes_under_torchrun_train_one_model_and_count_every_image_once(tmp_path: Path) -> None:
+    folder = make_coco_folder(tmp_path / "rectangles", train=16, val=5)
+    program = tmp_path / "watched.py"
+    program.write_text(WATCHED_TRAINING)
     done = subprocess.run(
-        [*command, *_command(folder, tmp_path)],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(str(program), *_command(folder, tmp_path)[2:]),
+        ],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "REPORTS": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
-    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert trained.metrics["pearson_n"] is not None
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").detector.state_dict()
+    for name, value in trained.items():
+        assert torch.equal(first["weights"][name], value), name
+        # Batch-norm statistics are each process's own; what is trained is one.
+        if not name.endswith(("running_mean", "running_var")):
+            assert torch.equal(second["weights"][name], value), name
+    wanted = sorted(image["id"] for image in folder.annotations("val")["images"])
+    assert sorted(first["seen"] + second["seen"]) == wanted
+    assert first["gathered"] == second["gathered"] == [len(wanted)]

@@ -1,4 +1,4 @@
-"""The training objective of IoU-aware RetinaNet (eq. 1 to 4).
+"""The training objective of the dense detectors: assign, compare, weigh, reduce.
 
 Letters: B images, G objects (padded), A anchors, C classes.
 """
@@ -10,11 +10,24 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibox_training.assigner import IGNORED, Assignment, MaxIouAssigner
-from calibox_training.box_coder import aligned_iou, decode_boxes, encode_boxes
-from calibox_training.losses import focal_loss, iou_bce_loss, iou_l2_loss, smooth_l1_loss
+from calibox_training.anchors import AnchorSet
+from calibox_training.assigner import IGNORED, Assignment, build_assigner
+from calibox_training.box_coder import BoxCoder, aligned_iou, centerness
+from calibox_training.losses import (
+    ScoreLogs,
+    distribution_focal_loss,
+    focal_loss,
+    giou_loss,
+    iou_aware_bce_loss,
+    matchability_aware_loss,
+    quality_focal_loss,
+    score_logs,
+    smooth_l1_loss,
+    varifocal_loss,
+)
+from calibox_training.model_spec import LossSpec, ModelSpec, NoQuality
 from calibox_training.models.heads import HeadOutput
-from calibox_training.recipe import LossSpec, ModelSpec
+from calibox_training.quality import Matches, quality_loss
 
 
 class Objects(NamedTuple):
@@ -26,11 +39,11 @@ class Objects(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars; ``total`` is their weighted sum."""
+    """Scalars, weighted as the recipe says; ``total`` is their sum."""
 
     total: Tensor
     classification: Tensor
-    box: Tensor
+    box: Tensor  # with the loss of the distributions where boxes are coded so
     quality: Tensor
 
 
@@ -38,38 +51,81 @@ class Criterion:
     """Assigns, compares, reduces. Holds no weights of its own."""
 
     def __init__(self, model: ModelSpec, loss: LossSpec) -> None:
-        self.assign = MaxIouAssigner(model.assigner)
+        self.assign = build_assigner(model.assigner)
+        self.coder = BoxCoder(model.box)
         self.quality = model.quality
+        self.quality_weight = 0.0 if isinstance(model.quality, NoQuality) else model.quality.weight
         self.loss = loss
 
-    def __call__(self, found: HeadOutput, anchors_A4: Tensor, objects: Objects) -> Losses:
-        """Losses of a batch, each summed over anchors and divided by the number of positives of all processes."""
-        assignment = self.assign(anchors_A4, objects.boxes_BG4, objects.labels_BG >= 0, objects.crowd_BG)
-        matched_BA4, label_BA = _matched(assignment, objects)
-        positive_BA = assignment.positive_BA
-        count = _count_over_processes(positive_BA)
-        classification = self._classification(found.class_BAC, assignment, label_BA) / count
-        box = (self._box(found.delta_BA4, matched_BA4, anchors_A4) * positive_BA).sum() / count
-        quality = (self._quality(found, matched_BA4, anchors_A4) * positive_BA).sum() / count
-        total = classification + self.loss.box_weight * box + self.quality.weight * quality
-        return Losses(total, classification, box, quality)
+    def __call__(self, found: HeadOutput, anchors: AnchorSet, objects: Objects) -> Losses:
+        """Losses of a batch, each summed over anchors and divided by the number of positives of all processes.
 
-    def _classification(self, class_BAC: Tensor, assignment: Assignment, label_BA: Tensor) -> Tensor:
+        The box loss is divided by the sum of its weights, which is that number when they are uniform.
+        """
+        assignment = self.assign(anchors, objects.boxes_BG4, objects.labels_BG >= 0, objects.crowd_BG)
+        object_BA4, label_BA = _matched(assignment, objects)
+        decoded_BA4 = self.coder.decode(found.box_BAV, anchors.boxes_A4, anchors.stride_A)
+        iou_BA = aligned_iou(decoded_BA4, object_BA4)
+        matches = Matches(assignment, anchors.boxes_A4, object_BA4, label_BA, iou_BA)
+        count = _over_processes(assignment.positive_BA.sum().float()).clamp(min=1.0)
+        classification = self._classification(found, matches).sum() / count
+        box = self._box(found, decoded_BA4, anchors, matches)
+        quality = self.quality_weight * quality_loss(self.quality, found.quality_BA1, matches).sum() / count
+        return Losses(classification + box + quality, classification, box, quality)
+
+    def _classification(self, found: HeadOutput, matches: Matches) -> Tensor:
+        logits_BAC, known_BA = found.class_BAC, matches.assignment.object_BA != IGNORED
         # One class more takes the background rows and is cut off again.
-        target_BAC = F.one_hot(label_BA.clamp(min=-1) + 1, class_BAC.shape[-1] + 1)[..., 1:]
-        loss_BAC = focal_loss(class_BAC, target_BAC, alpha=self.loss.focal_alpha, gamma=self.loss.focal_gamma)
-        return (loss_BAC * (assignment.object_BA != IGNORED)[..., None]).sum()
+        hard_BAC = F.one_hot(matches.label_BA.clamp(min=-1) + 1, logits_BAC.shape[-1] + 1)[..., 1:]
+        if self.loss.classification == "focal":
+            loss_BAC = focal_loss(logits_BAC, hard_BAC, alpha=self.loss.focal_alpha, gamma=self.loss.focal_gamma)
+        else:
+            loss_BAC = self._soft(self._score(logits_BAC, found), hard_BAC, matches.iou_BA.detach())
+        return loss_BAC * known_BA[..., None]
 
-    def _box(self, delta_BA4: Tensor, matched_BA4: Tensor, anchors_A4: Tensor) -> Tensor:
-        target_BA4 = encode_boxes(matched_BA4, anchors_A4)
-        return smooth_l1_loss(delta_BA4, target_BA4, beta=self.loss.smooth_l1_beta).sum(dim=-1)
+    def _soft(self, score: ScoreLogs, hard_BAC: Tensor, iou_BA: Tensor) -> Tensor:
+        """Against the IoU of the decoded box at the object's class, 0 elsewhere."""
+        soft_BAC = hard_BAC * iou_BA[..., None]
+        match self.loss.classification:
+            case "vfl":
+                return varifocal_loss(score, soft_BAC)
+            case "mal":
+                return matchability_aware_loss(score, soft_BAC, hard_BAC > 0)
+            case "ia_bce":
+                return iou_aware_bce_loss(score, soft_BAC, hard_BAC > 0)
+            case _:
+                return quality_focal_loss(score, soft_BAC, beta=self.loss.qfl_beta)
 
-    def _quality(self, found: HeadOutput, matched_BA4: Tensor, anchors_A4: Tensor) -> Tensor:
-        iou_BA = aligned_iou(decode_boxes(found.delta_BA4, anchors_A4), matched_BA4)
-        if self.quality.detach_target:
-            iou_BA = iou_BA.detach()
-        compare = iou_bce_loss if self.quality.loss == "bce" else iou_l2_loss
-        return compare(found.quality_BA1[..., 0], iou_BA)
+    def _score(self, class_logits: Tensor, found: HeadOutput) -> ScoreLogs:
+        """The trained score of class logits ``[B, A, classes]``."""
+        quality = class_logits if found.quality_BA1 is None else found.quality_BA1
+        return score_logs(class_logits, quality, alpha=self.loss.joint_alpha)
+
+    def _box(self, found: HeadOutput, decoded_BA4: Tensor, anchors: AnchorSet, matches: Matches) -> Tensor:
+        weight_BA = self._box_weights(found, matches) * matches.assignment.positive_BA
+        # Scores near 0 divide as they are: a clamp at 1 would hold back the first steps. 0 / 1e-6 without positives.
+        total = _over_processes(weight_BA.sum()).clamp(min=1.0 if self.loss.box_weighting == "uniform" else 1e-6)
+        target_BA4 = self.coder.encode(matches.object_BA4, anchors.boxes_A4, anchors.stride_A)
+        if self.loss.box == "giou":
+            loss_BA = giou_loss(decoded_BA4, matches.object_BA4)
+        else:
+            loss_BA = smooth_l1_loss(found.box_BAV, target_BA4, beta=self.loss.smooth_l1_beta).sum(dim=-1)
+        loss_BA = self.loss.box_weight * loss_BA
+        if self.coder.spec.coding == "dfl":
+            sides_BA4 = distribution_focal_loss(self.coder.distribution(found.box_BAV), target_BA4)
+            loss_BA = loss_BA + self.loss.dfl_weight * sides_BA4.mean(dim=-1)
+        return (loss_BA * weight_BA).sum() / total
+
+    @torch.no_grad()
+    def _box_weights(self, found: HeadOutput, matches: Matches) -> Tensor:
+        match self.loss.box_weighting:
+            case "uniform":
+                return torch.ones_like(matches.iou_BA)
+            case "score":
+                best_BA1 = found.class_BAC.amax(dim=-1, keepdim=True)  # the score rises with the class logit
+                return self._score(best_BA1, found).yes[..., 0].exp()
+            case "centerness":
+                return centerness(matches.object_BA4, matches.anchors_A4)
 
 
 def _matched(assignment: Assignment, objects: Objects) -> tuple[Tensor, Tensor]:
@@ -80,10 +136,10 @@ def _matched(assignment: Assignment, objects: Objects) -> tuple[Tensor, Tensor]:
     return boxes.gather(1, index_BA[..., None].expand(-1, -1, 4)), labels.gather(1, index_BA)
 
 
-def _count_over_processes(positive_BA: Tensor) -> Tensor:
-    """Mean number of positives per process, at least 1: gradients are averaged over processes afterwards."""
-    count = positive_BA.sum().float()
+def _over_processes(total: Tensor) -> Tensor:
+    """Mean per process: gradients are averaged over processes afterwards."""
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return torch.clamp(count, min=1.0)
+        total = total.clone()
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return total

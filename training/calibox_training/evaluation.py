@@ -1,6 +1,6 @@
 """Validation in PyTorch: the same letterbox, candidates, reference CalibratedNMS and metrics as everywhere else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,24 @@ from numpy.typing import NDArray
 
 from calibox_core.boxes import pairwise_iou, xyxy_to_xywh
 from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth, score_iou_correlations
-from calibox_core.dataset import CocoFolder
+from calibox_core.dataset import DataFolder
 from calibox_core.fusion import Fusion, fuse
+from calibox_core.kitti_metrics import kitti_metrics
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import ClassInfo
 from calibox_core.nms import Candidates, Detections, NmsAttributes, calibrated_nms, select_candidates
-from calibox_training.data.coco import ImageRecord, read_pixels
+from calibox_core.voc import FORMAT_KEY
+from calibox_core.voc_metrics import voc_metrics
+from calibox_training.data.coco import ImageRecord, read_image
 from calibox_training.inference import CandidateGraph
 
 # Every detection counts for AP, whatever its score.
 NO_THRESHOLD = 0.0
+# Metrics that a format defines for itself, beside COCO's.
+FORMAT_METRICS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], Metrics]] = {
+    "voc": voc_metrics,
+    "kitti": kitti_metrics,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class ImageResult:
 class Evaluator:
     """Runs a `CandidateGraph` over images and turns its candidates into results."""
 
-    folder: CocoFolder
+    folder: DataFolder
     classes: Sequence[ClassInfo]
     fusion: Fusion
     nms: NmsAttributes
@@ -45,7 +53,7 @@ class Evaluator:
         """Detections and correlation samples of one image."""
         height, width = graph.size
         slot = np.empty((height, width, 3), np.uint8)
-        letterbox = letterbox_into(slot, read_pixels(self.folder, record.file_name))
+        letterbox = letterbox_into(slot, read_image(self.folder, record))
         device = graph.anchors_A4.device
         exponents = self.fusion.exponents()
         found = graph(
@@ -95,9 +103,10 @@ class Evaluator:
 
 
 def summarise(annotations: dict[str, Any], results: Iterable[ImageResult]) -> tuple[Metrics, str]:
-    """Metrics of a split and pycocotools' table."""
+    """Metrics of a split, those of its own format included, and pycocotools' table."""
     results = list(results)
     detections = [detection for result in results for detection in result.detections]
     metrics, table = coco_metrics(load_ground_truth(annotations), detections)
     samples = np.concatenate([np.empty((0, 4), np.float32), *(result.correlation for result in results)])
-    return {**metrics, **score_iou_correlations(*samples.T)}, table
+    own = FORMAT_METRICS.get(annotations.get("info", {}).get(FORMAT_KEY))
+    return {**metrics, **(own(annotations, detections) if own else {}), **score_iou_correlations(*samples.T)}, table

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from calibox_core.fusion import SMALLEST_SCORE
-from calibox_training.box_coder import decode_boxes
 from calibox_training.models.detector import Detector
 
 
@@ -16,15 +15,17 @@ class CandidateGraph(nn.Module):
 
     detector: Detector
     anchors_A4: Tensor
+    stride_A: Tensor
 
     def __init__(self, detector: Detector, *, height: int, width: int, per_level_top_k: int) -> None:
         super().__init__()
         self.detector = detector
         self.size = (height, width)
         self.per_level_top_k = per_level_top_k
-        levels = detector.anchors(height, width)
-        self.counts = [len(level) for level in levels]
-        self.register_buffer("anchors_A4", torch.cat(levels), persistent=False)
+        anchors = detector.anchors(height, width)
+        self.counts = list(anchors.counts)
+        self.register_buffer("anchors_A4", anchors.boxes_A4, persistent=False)
+        self.register_buffer("stride_A", anchors.stride_A, persistent=False)
 
     def forward(self, images: Tensor, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates of a batch.
@@ -34,17 +35,19 @@ class CandidateGraph(nn.Module):
             fusion: float32 ``[B, 3]``, exponents of the ranking key that chooses the anchors of a level.
 
         Returns: boxes float32 ``[B, A, 4]`` in letterboxed pixels, clipped to the input; classification scores
-            ``[B, A, C]`` and localization scores ``[B, A, 1]`` in 0..1.
+            ``[B, A, C]`` and localization scores ``[B, A, 1]`` in 0..1, the latter 1 without a quality branch.
         """
         found = self.detector(self.detector.normalise(images))
-        p_BAC, q_BA1 = found.class_BAC.float().sigmoid(), found.quality_BA1.float().sigmoid()
+        p_BAC = found.class_BAC.float().sigmoid()
+        quality = found.quality_BA1
+        q_BA1 = torch.ones_like(p_BAC[..., :1]) if quality is None else quality.float().sigmoid()
         chosen_BA = self._best_per_level(p_BAC, q_BA1, fusion)[..., None]
         p_BAC = p_BAC.gather(1, chosen_BA.expand(-1, -1, p_BAC.shape[2]))
         q_BA1 = q_BA1.gather(1, chosen_BA)
-        index_BA4 = chosen_BA.expand(-1, -1, 4)
-        delta_BA4 = found.delta_BA4.float().gather(1, index_BA4)
-        anchors_BA4 = self.anchors_A4.expand(images.shape[0], -1, -1).gather(1, index_BA4)
-        return self._clip(decode_boxes(delta_BA4, anchors_BA4)), p_BAC, q_BA1
+        code_BAV = found.box_BAV.float().gather(1, chosen_BA.expand(-1, -1, found.box_BAV.shape[2]))
+        anchors_BA4 = self.anchors_A4.expand(images.shape[0], -1, -1).gather(1, chosen_BA.expand(-1, -1, 4))
+        stride_BA = self.stride_A.expand(images.shape[0], -1).gather(1, chosen_BA[..., 0])
+        return self._clip(self.detector.coder.decode(code_BAV, anchors_BA4, stride_BA)), p_BAC, q_BA1
 
     def _best_per_level(self, p_BAC: Tensor, q_BA1: Tensor, fusion: Tensor) -> Tensor:
         """Indices ``[B, A]`` of each level's best anchors by the key of their best class."""

@@ -1,35 +1,48 @@
 """The training loop's body for Lightning."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calibox_core.manifest import DatasetInfo
+from calibox_training.anchors import AnchorSet
 from calibox_training.checkpoint import METADATA_KEY, current_commit, metadata
 from calibox_training.criterion import Criterion, Objects
 from calibox_training.data.coco import Batch
 from calibox_training.data.module import CocoDataModule
+from calibox_training.data.sampling import step_seed
 from calibox_training.evaluation import Evaluator, ImageResult, summarise
 from calibox_training.inference import CandidateGraph
 from calibox_training.models.detector import Detector
-from calibox_training.recipe import Recipe
-from calibox_training.schedule import learning_rate_factor
+from calibox_training.models.heads import HeadOutput
+from calibox_training.recipe import Recipe, RecipeError
+from calibox_training.schedule import build_schedulers
+
+PROGRESS_KEY = "calibox_progress"  # what goes on in the middle of an epoch and is in no state dict of Lightning's
 
 
 class DetectorModule(LightningModule):
     """Trains a `Detector` by its recipe and validates it with COCO metrics."""
 
-    def __init__(self, recipe: Recipe, data: CocoDataModule, dataset: DatasetInfo) -> None:
+    def __init__(
+        self, recipe: Recipe, data: CocoDataModule, dataset: DatasetInfo, *, compile_detector: bool = False
+    ) -> None:
         super().__init__()
+        self.compile_detector = compile_detector
         self.recipe = recipe
         self.data = data
         self.dataset = dataset
-        self.detector = Detector(recipe.model, classes=len(data.classes)).to(memory_format=torch.channels_last)
+        self.detector = Detector(recipe.model, classes=len(data.classes))
+        if recipe.schedule.channels_last:
+            self.detector.to(memory_format=torch.channels_last)
+        self.frozen = freeze(self.detector, recipe.schedule.freeze)
         self.criterion = Criterion(recipe.model, recipe.loss)
         self.commit = current_commit()
         self.metrics: dict[str, float | None] = {}
@@ -37,16 +50,61 @@ class DetectorModule(LightningModule):
         self.evaluator = Evaluator(
             data.folder, data.classes, recipe.fusion, recipe.nms, iou_threshold=recipe.thresholds.iou
         )
+        self.anchors_by_size: dict[tuple[int, int], AnchorSet] = {}
+        self.compiled: list[Callable[[Tensor], HeadOutput]] = []  # in a list, so that it is no submodule
+        self.epoch_loss = torch.zeros(2)  # sum of the batches' losses, and their number
+        self.plateau: ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
+        self.train()  # Lightning leaves the modes as it finds them
+
+    def train(self, mode: bool = True) -> "DetectorModule":
+        """Keeps the statistics of frozen modules."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """Compiles what the run compiles, after whatever copies the module has copied it."""
+        if self.compile_detector:
+            self.compiled = [torch.compile(self.detector, dynamic=False)]
+
+    def on_train_epoch_start(self) -> None:
+        """Forgets the earlier epoch's loss; Lightning does not call this where an epoch goes on."""
+        self.epoch_loss = torch.zeros(2, device=self.device)
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Makes whatever a step draws a function of its place in the run, so that a resumed run draws the same."""
+        place = self.data.train_loader.batches_given
+        torch.manual_seed(step_seed(self.recipe.seed, step=place, rank=self.global_rank))
 
     def training_step(self, batch: Batch) -> Tensor:
         """Loss of one batch."""
-        found = self.detector(self.detector.normalise(batch.images))
-        anchors = torch.cat(self.detector.anchors(*batch.images.shape[1:3])).to(self.device)
-        losses = self.criterion(found, anchors, Objects(*batch.objects))
+        images = self.detector.normalise(batch.images)
+        if not self.recipe.schedule.channels_last:
+            images = images.contiguous()
+        forward = self.compiled[0] if self.compiled else self.detector
+        losses = self.criterion(forward(images), self._anchors(*batch.images.shape[1:3]), Objects(*batch.objects))
         names = ("loss", "loss_classification", "loss_box", "loss_quality")
         for name, value in zip(names, losses, strict=True):
             self.log(f"train/{name}", value.detach(), prog_bar=name == "loss", batch_size=len(batch.images))
+        total = losses.total.detach().float()
+        self.epoch_loss = self.epoch_loss.to(total.device) + torch.stack([total, torch.ones_like(total)])
         return losses.total
+
+    def _anchors(self, height: int, width: int) -> AnchorSet:
+        """All levels' anchors on this device, kept for each input size."""
+        found = self.anchors_by_size.get((height, width))
+        if found is None or found.boxes_A4.device != self.device:
+            found = self.detector.anchors(height, width).to(self.device)
+            self.anchors_by_size[height, width] = found
+        return found
+
+    def on_train_epoch_end(self) -> None:
+        """Lets the mean loss of the epoch, over all processes, decide whether the learning rate falls."""
+        if self.plateau is not None:
+            total, count = _summed(self.epoch_loss).tolist()
+            self.plateau.step(total / max(1.0, count))
 
     def on_validation_epoch_start(self) -> None:
         """Builds the evaluation graph around the current (averaged) weights."""
@@ -85,14 +143,58 @@ class DetectorModule(LightningModule):
             optimizer = SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum)
         else:
             optimizer = AdamW(groups, lr=schedule.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
-        factor = learning_rate_factor(schedule, steps_per_epoch=max(1, total // schedule.epochs), total_steps=total)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        steps = -(-len(self.data.batches) // schedule.accumulate)
+        scheduler, self.plateau = build_schedulers(optimizer, schedule, steps_per_epoch=steps)
+        if self.plateau is not None and self.plateau_state is not None:
+            self.plateau.load_state_dict(self.plateau_state)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what export needs."""
+        """Adds what export needs, and what an epoch that goes on needs."""
         checkpoint[METADATA_KEY] = metadata(self.recipe, self.data.classes, self.dataset, self.commit, self.metrics)
+        checkpoint[PROGRESS_KEY] = {
+            # Every process resumes with an equal share of what all of them had summed.
+            "epoch_loss": _summed(self.epoch_loss).cpu() / self.trainer.world_size,
+            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the metrics of the last validation and the epoch's loss so far."""
+        self.metrics = checkpoint[METADATA_KEY]["metrics"]
+        progress = checkpoint.get(PROGRESS_KEY)  # absent from checkpoints before there were any inside an epoch
+        if progress is not None:
+            self.epoch_loss, self.plateau_state = progress["epoch_loss"], progress["plateau"]
+
+
+def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Module]:
+    """Stops the training of the modules and parameters below these prefixes.
+
+    Returns: those modules; keep them in eval mode, or their batch-norm statistics still move.
+
+    Raises:
+        RecipeError: a prefix names nothing.
+    """
+    modules = {name: module for name, module in detector.named_modules() if _below(name, prefixes)}
+    parameters = {name: value for name, value in detector.named_parameters() if _below(name, prefixes)}
+    for prefix in prefixes:
+        if not any(_below(name, (prefix,)) for name in [*modules, *parameters]):
+            known = ", ".join(name for name, _ in detector.named_modules() if name and name.count(".") < 2)
+            raise RecipeError(f"schedule.freeze names {prefix}, which this detector does not have; it has {known}")
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    return list(modules.values())
+
+
+def _below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _summed(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
 
 
 def _gather(results: list[ImageResult]) -> list[ImageResult]:

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from calibox_core.dataset import CocoFolder
-from calibox_core.errors import CaliboxError
+from calibox_core.dataset import DataFolder
 from calibox_training.data.coco import describe_dataset
 from calibox_training.data.module import CocoDataModule
+from calibox_training.init_from import initialise_from
 from calibox_training.lightning_module import DetectorModule
+from calibox_training.machine import RunError, device_type, require_compiler, require_precision
 from calibox_training.recipe import Recipe
+from calibox_training.run_checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO, RunCheckpoint
 
-LAST_CHECKPOINT = "last.ckpt"
-
-
-class RunError(CaliboxError):
-    """A run cannot start as asked."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +34,8 @@ class RunSettings:
     accelerator: str = "auto"
     workers: int = 2
     resume: Path | None = None
+    init_from: Path | None = None  # torchvision's RetinaNet, or the checkpoint of an earlier training stage
+    compile: bool = False  # backbone, FPN and head by torch.compile
     max_steps: int = -1  # of the optimiser; -1 runs the recipe's epochs
     progress: bool = True
 
@@ -48,23 +48,35 @@ class TrainingResult:
     metrics: dict[str, float | None]
 
 
-def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> TrainingResult:
+def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> TrainingResult:
     """Trains, validates and writes ``<output>/checkpoints/last.ckpt``, logs and ``metrics.json``.
 
     Runs alone or in every process that torchrun starts (DDP).
 
     Raises:
-        RunError: the output folder holds another run and this one does not resume it.
+        RunError: the output folder holds another run and this one does not resume it, or this machine cannot do what
+            was asked.
     """
-    if settings.resume is None and (settings.output / "checkpoints").exists():
+    if settings.resume is None and (settings.output / "checkpoints" / LAST_CHECKPOINT).exists():
         raise RunError(
             f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
         )
+    if settings.resume is not None and settings.init_from is not None:
+        raise RunError("--resume goes on with the weights of its checkpoint; leave out --init-from")
+    device = device_type(settings.accelerator)
+    require_precision(recipe.schedule.precision, device)
+    if settings.compile:
+        require_compiler(device)
     seed_everything(recipe.seed, workers=True, verbose=False)
     # Lightning greets every run with tips and a list of devices that are not there; warnings stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     data = CocoDataModule(recipe, folder, workers=settings.workers)
-    module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder))
+    data.check()
+    module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder), compile_detector=settings.compile)
+    if settings.init_from is not None:
+        fresh = initialise_from(module.detector, settings.init_from, data.classes)
+        if fresh:
+            log.warning("not in %s, and so initialised at random: %s", settings.init_from, ", ".join(fresh))
     trainer = _trainer(recipe, settings, batches=len(data.train_annotations["images"]) // recipe.schedule.batch_size)
     with _known_warnings_ignored():
         trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
@@ -76,9 +88,9 @@ def train(recipe: Recipe, folder: CocoFolder, settings: RunSettings) -> Training
 
 @contextmanager
 def _known_warnings_ignored() -> Iterator[None]:
-    """Silences what Lightning says of itself, and that a resumed run writes beside its earlier checkpoints."""
+    """Silences what Lightning says of itself, and of modules that a recipe keeps in eval mode."""
     with warnings.catch_warnings():
-        for message in (".*LeafSpec.*", ".*Checkpoint directory .* exists and is not empty.*"):
+        for message in (".*LeafSpec.*", ".*module\\(s\\) in eval mode at the start of training.*"):
             warnings.filterwarnings("ignore", message)
         yield
 
@@ -99,7 +111,9 @@ def _trainer(recipe: Recipe, settings: RunSettings, *, batches: int) -> Trainer:
         log_every_n_steps=max(1, min(10, batches // int(os.environ.get("WORLD_SIZE", "1")))),
         enable_progress_bar=settings.progress,
         enable_model_summary=False,
-        use_distributed_sampler=True,
+        use_distributed_sampler=False,  # batches know their process
+        accumulate_grad_batches=schedule.accumulate,
+        plugins=[AtomicCheckpointIO()],
     )
 
 
@@ -114,15 +128,7 @@ def _loggers(output: Path) -> list[Logger]:
 
 def _callbacks(recipe: Recipe, settings: RunSettings) -> list[Callback]:
     callbacks: list[Callback] = [
-        # The last epoch is kept, not the best: choosing an epoch on the split that is reported would flatter it.
-        ModelCheckpoint(
-            settings.output / "checkpoints",
-            filename="epoch-{epoch}",
-            auto_insert_metric_name=False,
-            save_last=True,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-        ),
+        RunCheckpoint(settings.output / "checkpoints", every_steps=recipe.schedule.checkpoint_every),
         LearningRateMonitor("step"),
     ]
     if settings.progress:

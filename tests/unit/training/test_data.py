@@ -1,10 +1,13 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from calibox_core.dataset import CocoFolder
+from calibox_core.dataset import CocoFolder, Split
 from calibox_core.errors import DatasetError
 from calibox_core.manifest import InputSpec
 from calibox_training.data.coco import (
@@ -13,12 +16,15 @@ from calibox_training.data.coco import (
     describe_dataset,
     place,
     read_classes,
+    read_image,
     read_pixels,
     read_records,
 )
+from calibox_training.data.module import CocoDataModule
 from calibox_training.data.transforms import TrainTransform
 from calibox_training.recipe import Augmentation, DataSource
 from tests.support.coco import COLOURS, make_coco_folder
+from tests.support.recipes import tiny_recipe
 
 
 @pytest.fixture
@@ -58,6 +64,66 @@ def test_an_annotation_of_an_unknown_category_is_an_error(folder: CocoFolder) ->
     annotations["annotations"][0]["category_id"] = 99
     with pytest.raises(DatasetError, match="category 99"):
         read_records(annotations, read_classes(annotations))
+
+
+def test_dropped_and_cut_boxes_are_counted_in_one_warning(folder: CocoFolder, caplog: pytest.LogCaptureFixture) -> None:
+    annotations = folder.annotations("train")
+    image = annotations["images"][0]
+    boxes = [[-5, -5, 20, 20], [10, 10, 0, 5], [10, 10, 5, 0], [500, 500, 5, 5], [-0.5, 0, 20, 20], [4, 4, 9, 9]]
+    annotations["annotations"] = [
+        {"id": number, "image_id": image["id"], "category_id": 5, "bbox": box} for number, box in enumerate(boxes)
+    ]
+    record = read_records(annotations, read_classes(annotations), "some.json")[0]
+    assert record.boxes.tolist() == [[0, 0, 15, 15], [0, 0, 19.5, 20], [4, 4, 13, 13]]
+    assert caplog.messages == [
+        "some.json: boxes 2 without area dropped, 1 outside the image dropped, 1 cut at the edge of the image"
+    ]
+
+
+def test_sound_boxes_are_read_without_a_word(folder: CocoFolder, caplog: pytest.LogCaptureFixture) -> None:
+    annotations = folder.annotations("train")
+    read_records(annotations, read_classes(annotations))
+    assert caplog.messages == []
+
+
+def test_a_category_that_the_training_split_lacks_is_an_error(folder: CocoFolder) -> None:
+    annotations = folder.annotations("val")
+    classes = read_classes(annotations)[:1]
+    with pytest.raises(DatasetError, match=r"annotation \d+ names category 6, which the training split does not have"):
+        read_records(annotations, classes)
+
+
+def test_an_image_of_another_size_than_annotated_is_an_error(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    annotations["images"][0]["width"] += 1
+    record = read_records(annotations, read_classes(annotations))[0]
+    with pytest.raises(DatasetError, match=r"1\.png is 128x96 pixels \(upright\), but image 1 .* is 129x96"):
+        read_image(folder, record)
+    images = CocoImages(folder, [record], TrainTransform(Augmentation(), InputSpec(height=96, width=128)))
+    with pytest.raises(DatasetError, match="128x96"):
+        images[0]
+
+
+def _rewrite(folder: CocoFolder, split: Split, change: Callable[[dict[str, Any]], None]) -> None:
+    annotations = folder.annotations(split)
+    change(annotations)
+    folder.annotations_path(split).write_text(json.dumps(annotations))
+
+
+def test_both_splits_are_checked_before_a_run(folder: CocoFolder) -> None:
+    CocoDataModule(tiny_recipe(), folder, workers=0).check()
+    (folder.images / "9.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of the 4 images of .*instances_val\.json are missing: .*9\.png"):
+        CocoDataModule(tiny_recipe(), folder, workers=0).check()
+
+
+def test_a_split_that_is_empty_or_teaches_nothing_is_refused(folder: CocoFolder) -> None:
+    _rewrite(folder, "train", lambda document: [a.update(iscrowd=1) for a in document["annotations"]])
+    with pytest.raises(DatasetError, match=r"instances_train\.json holds no object to learn from"):
+        CocoDataModule(tiny_recipe(), folder, workers=0).check()
+    _rewrite(folder, "val", lambda document: document.update(images=[], annotations=[]))
+    with pytest.raises(DatasetError, match=r"instances_val\.json lists no images: the split is empty"):
+        CocoDataModule(tiny_recipe(), folder, workers=0).check()
 
 
 def test_a_missing_image_is_an_error_with_its_path(folder: CocoFolder) -> None:

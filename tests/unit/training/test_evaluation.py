@@ -1,19 +1,25 @@
 """Validation against a graph that answers with the ground truth."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from calibox_core.coco_metrics import Metrics
 from calibox_core.fusion import Fusion, FusionName
+from calibox_core.kitti import KittiFolder, KittiSplits
 from calibox_core.letterbox import Letterbox
 from calibox_core.nms import NmsAttributes
+from calibox_core.voc import VocFolder, VocSplits
 from calibox_training.data.coco import ImageRecord, read_classes, read_records
-from calibox_training.evaluation import Evaluator, summarise
+from calibox_training.evaluation import Evaluator, ImageResult, summarise
 from calibox_training.inference import CandidateGraph
 from tests.support.coco import SIZE, make_coco_folder
+from tests.support.kitti import make_kitti
+from tests.support.voc import make_voc
 
 
 class _Oracle(nn.Module):
@@ -58,3 +64,38 @@ def test_true_boxes_score_one_and_shifted_ones_less(tmp_path: Path, shift: float
         d["score"] == pytest.approx(0.72) and d["classification_score"] == pytest.approx(0.9) for d in detections
     )
     assert metrics["pearson_classification"] is None  # a constant correlates with nothing
+
+
+def _as_found(annotation: dict[str, Any], score: float) -> dict[str, Any]:
+    return {**{key: annotation[key] for key in ("image_id", "category_id", "bbox")}, "score": score}
+
+
+def _summarised(document: dict[str, Any], found: list[dict[str, Any]]) -> Metrics:
+    return summarise(document, [ImageResult(found, np.empty((0, 4), np.float32))])[0]
+
+
+def test_a_voc_document_is_measured_by_vocs_own_metric_too(tmp_path: Path) -> None:
+    document = VocFolder(make_voc(tmp_path), VocSplits(classes=("car", "person"))).annotations("val")
+    rows = document["annotations"]
+    everything = _summarised(document, [_as_found(a, 0.9) for a in rows])
+    assert everything["VOC07_AP50"] == everything["VOC12_AP50"] == everything["AP50"] == 1.0
+    plain = _summarised(document, [_as_found(a, 0.9) for a in rows if not a["difficult"]])
+    assert plain["VOC07_AP50"] == 1.0  # difficult persons are no misses
+    cars = _summarised(document, [_as_found(a, 0.9) for a in rows if a["category_id"] == 1])
+    assert cars["VOC12_AP50"] == 0.5
+
+
+def test_a_kitti_document_is_measured_by_kittis_own_metric_too(tmp_path: Path) -> None:
+    document = KittiFolder(make_kitti(tmp_path, images=50), KittiSplits(val_fraction=0.99)).annotations("val")
+    found = [
+        _as_found(a, 0.9 - n / 1000) for n, a in enumerate(document["annotations"]) if a["kitti_type"] != "DontCare"
+    ]
+    metrics = _summarised(document, found)
+    assert metrics["KITTI_AP_R40_easy"] == pytest.approx(1.0)  # vans are no mistakes
+    assert metrics["KITTI_AP_R11_hard"] == pytest.approx(1.0)
+    assert metrics["AP"] == pytest.approx(1.0)
+
+
+def test_a_coco_document_has_no_metric_of_its_own(tmp_path: Path) -> None:
+    document = make_coco_folder(tmp_path / "data").annotations("val")
+    assert not [key for key in _summarised(document, []) if key.startswith(("VOC", "KITTI"))]

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from calibox_training.anchors import AnchorSet
 from calibox_training.box_coder import encode_boxes
 from calibox_training.criterion import Criterion, Objects
 from calibox_training.losses import focal_loss, iou_bce_loss, iou_l2_loss, smooth_l1_loss
@@ -52,7 +53,11 @@ def test_losses_of_half_precision_extremes_are_finite_float32(dtype: torch.dtype
         assert loss.isfinite().all()
 
 
-ANCHORS = torch.tensor([[0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 70.0, 70.0], [100.0, 0.0, 110.0, 10.0]])
+ANCHORS = AnchorSet(
+    torch.tensor([[0.0, 0.0, 20.0, 20.0], [40.0, 40.0, 70.0, 70.0], [100.0, 0.0, 110.0, 10.0]]),
+    torch.full((3,), 8.0),
+    (3,),
+)
 OBJECTS = Objects(
     torch.tensor([[[1.0, 0.0, 21.0, 20.0], [40.0, 42.0, 70.0, 70.0]]]),
     torch.tensor([[1, 0]]),
@@ -77,8 +82,8 @@ def _output() -> HeadOutput:
 def test_losses_are_sums_over_positives_divided_by_their_number() -> None:
     found = _output()
     losses = _criterion()(found, ANCHORS, OBJECTS)
-    targets = encode_boxes(OBJECTS.boxes_BG4[0], ANCHORS[:2])
-    box = smooth_l1_loss(found.delta_BA4[0, :2], targets, beta=0.11).sum() / 2
+    targets = encode_boxes(OBJECTS.boxes_BG4[0], ANCHORS.boxes_A4[:2])
+    box = smooth_l1_loss(found.box_BAV[0, :2], targets, beta=0.11).sum() / 2
     labels = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     classification = focal_loss(found.class_BAC[0], labels, alpha=0.25, gamma=2.0).sum() / 2
     torch.testing.assert_close(losses.box, box)
@@ -94,7 +99,7 @@ def test_the_iou_loss_moves_boxes_only_when_its_target_is_not_detached(detach: b
     assert found.quality_BA1.grad is not None
     assert (found.quality_BA1.grad[0, :2] != 0).all()
     assert (found.quality_BA1.grad[0, 2] == 0).all()  # background teaches nothing
-    moved = found.delta_BA4.grad is not None and bool((found.delta_BA4.grad[0, :2] != 0).any())
+    moved = found.box_BAV.grad is not None and bool((found.box_BAV.grad[0, :2] != 0).any())
     assert moved is not detach
 
 
@@ -106,7 +111,7 @@ def test_gradient_contract_of_the_iou_loss_on_a_whole_detector(detach: bool) -> 
     boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0]], [[40.0, 20.0, 100.0, 80.0]]])
     objects = Objects(boxes, torch.tensor([[0], [1]]), torch.zeros(2, 1, dtype=torch.bool))
     found = detector(detector.normalise(images))
-    losses = Criterion(recipe.model, recipe.loss)(found, torch.cat(detector.anchors(96, 128)), objects)
+    losses = Criterion(recipe.model, recipe.loss)(found, detector.anchors(96, 128), objects)
     losses.quality.backward()
 
     def reached(module: torch.nn.Module) -> bool:

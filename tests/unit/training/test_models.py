@@ -6,10 +6,11 @@ from torchvision.models import get_model
 
 from calibox_core.fusion import Exponents, Fusion, FusionName, log_key
 from calibox_training.inference import CandidateGraph
+from calibox_training.model_spec import ModelSpec
 from calibox_training.models.backbones import FEATURE_NODES, build_backbone
 from calibox_training.models.detector import STRIDES, Detector
 from calibox_training.models.heads import PRIOR, DenseHead
-from calibox_training.recipe import ModelSpec, RecipeError
+from calibox_training.recipe import RecipeError
 from tests.support.recipes import tiny_recipe
 
 
@@ -70,7 +71,9 @@ def test_frozen_prefixes_take_no_gradient_and_frozen_statistics_stay() -> None:
 
 
 def _head(norm: str = "none") -> DenseHead:
-    return DenseHead(channels=16, classes=3, anchors=2, depth=1, norm=norm)
+    anchors = {"scales": (1.0, 2.0), "ratios": (1.0,)}
+    spec = {"backbone": "resnet18", "fpn_channels": 16, "tower_depth": 1, "norm": norm, "anchors": anchors}
+    return DenseHead(ModelSpec.model_validate(spec), classes=3, levels=2)
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
@@ -83,7 +86,7 @@ def test_levels_are_joined_finest_first_and_each_as_it_is_alone() -> None:
     head, maps = _head(), [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
     joined = head(maps)
     assert joined.class_BAC.shape == (2, (24 + 6) * 2, 3)
-    assert joined.delta_BA4.shape == (2, 60, 4)
+    assert joined.box_BAV.shape == (2, 60, 4)
     assert joined.quality_BA1.shape == (2, 60, 1)
     for got, first, second in zip(joined, head(maps[:1]), head(maps[1:]), strict=True):
         torch.testing.assert_close(got, torch.cat([first, second], dim=1))
@@ -94,7 +97,7 @@ def test_flattened_predictions_follow_the_anchors_order() -> None:
     torch.nn.init.zeros_(head.box_conv.weight)
     with torch.no_grad():
         head.box_conv.bias.copy_(torch.arange(8.0))
-    deltas = head([torch.zeros(1, 16, 2, 2)]).delta_BA4[0]
+    deltas = head([torch.zeros(1, 16, 2, 2)]).box_BAV[0]
     torch.testing.assert_close(deltas, torch.arange(8.0).view(2, 4).repeat(4, 1))
 
 
@@ -103,7 +106,7 @@ def test_there_is_one_prediction_per_anchor(size: tuple[int, int]) -> None:
     detector = Detector(tiny_recipe().model, classes=2).eval()
     with torch.no_grad():
         found = detector(detector.normalise(torch.zeros(1, *size, 3, dtype=torch.uint8)))
-    assert found.class_BAC.shape[1] == sum(len(level) for level in detector.anchors(*size))
+    assert found.class_BAC.shape[1] == sum(detector.anchors(*size).counts)
 
 
 @pytest.mark.parametrize("fusion", list(FusionName))
@@ -118,7 +121,7 @@ def test_candidates_are_each_levels_best_anchors_by_key(fusion: FusionName) -> N
     with torch.no_grad():
         everything = CandidateGraph(detector, height=96, width=128, per_level_top_k=10**6)(images, fusions)
         best = CandidateGraph(detector, height=96, width=128, per_level_top_k=50)(images, fusions)
-    counts = [len(level) for level in detector.anchors(96, 128)]
+    counts = detector.anchors(96, 128).counts
     assert best[0].shape == (2, sum(min(50, count) for count in counts), 4)
     for image in range(2):
         start = taken = 0

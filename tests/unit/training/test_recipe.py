@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from calibox_training.recipe import BUILTIN_RECIPES, RecipeError, load_recipe, with_overrides
+from calibox_training.model_spec import IouAwareQuality
+from calibox_training.recipe import BUILTIN_RECIPES, RecipeError, load_recipe, parse_recipe, with_overrides
 from tests.support.recipes import tiny_recipe
 
 
@@ -51,3 +52,23 @@ def test_overrides_replace_only_what_is_given_and_are_validated() -> None:
     assert changed.model_copy(update={"schedule": recipe.schedule}) == recipe
     with pytest.raises(RecipeError, match=r"schedule\.epochs"):
         with_overrides(recipe, {"schedule.epochs": 0})
+
+
+def test_a_recipe_from_before_there_were_methods_means_what_it_meant() -> None:
+    old = tiny_recipe().model_dump(mode="json")
+    old["model"] = {"backbone": "mobilenet_v3_large", "quality": {"loss": "l2", "detach_target": False}}
+    old["loss"] = {"box_weight": 2.0}
+    recipe = parse_recipe(old, source="an old recipe")
+    assert recipe.model.quality == IouAwareQuality(loss="l2", detach_target=False)
+    assert (recipe.model.box.coding, recipe.model.assigner.kind, recipe.model.pyramid_top) == ("delta", "max_iou", "c5")
+    assert (recipe.loss.classification, recipe.loss.box, recipe.loss.box_weighting) == ("focal", "smooth_l1", "uniform")
+    assert (recipe.quality.method, recipe.quality.target) == ("iou_aware", "iou")
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "target"),
+    [("laar_retinanet_r50", "laar", "anchor_iou"), ("clq", "lqe", "iou"), ("retinanet_r50", "none", "none")],
+)
+def test_the_manifest_says_what_the_localization_score_is(name: str, method: str, target: str) -> None:
+    quality = load_recipe(name).quality
+    assert (quality.method, quality.target, quality.per_class) == (method, target, False)

@@ -1,14 +1,16 @@
 """The data of a training run: both splits and the loader of the training split."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
-from calibox_core.dataset import CocoFolder
-from calibox_core.manifest import ClassInfo
-from calibox_training.data.coco import CocoImages, ImageRecord, Sample, collate, read_classes, read_records
+from calibox_core.coco_check import check_files
+from calibox_core.dataset import DataFolder, Split
+from calibox_core.errors import DatasetError
+from calibox_core.manifest import ClassInfo, InputSpec
+from calibox_training.data.coco import CocoImages, ImageRecord, read_classes, read_records
+from calibox_training.data.sampling import EpochBatches, ResumableLoader, SeededImages
 from calibox_training.data.transforms import TrainTransform
 from calibox_training.recipe import Recipe
 
@@ -16,7 +18,7 @@ from calibox_training.recipe import Recipe
 class CocoDataModule(LightningDataModule):
     """Training batches, and the validation records that `Evaluator` reads by itself."""
 
-    def __init__(self, recipe: Recipe, folder: CocoFolder, *, workers: int) -> None:
+    def __init__(self, recipe: Recipe, folder: DataFolder, *, workers: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.folder = folder
@@ -40,26 +42,68 @@ class CocoDataModule(LightningDataModule):
     @cached_property
     def val_records(self) -> list[ImageRecord]:
         """Images of the validation split in the order of their ids."""
-        return read_records(self.val_annotations, self.classes)
+        return read_records(self.val_annotations, self.classes, self.folder.source("val"))
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split; the last, smaller one is dropped."""
-        images = CocoImages(
-            self.folder,
-            read_records(self.train_annotations, self.classes),
-            TrainTransform(self.recipe.augmentation, self.recipe.input),
-        )
-        return DataLoader(
-            images,
+    @cached_property
+    def train_records(self) -> list[ImageRecord]:
+        """Images of the training split in the order of their ids."""
+        return read_records(self.train_annotations, self.classes, self.folder.source("train"))
+
+    def check(self) -> None:
+        """Looks over both splits before a run starts, without opening an image of a COCO folder.
+
+        Raises:
+            DatasetError: annotations are unsound, image files are missing, or there is no object to learn from.
+        """
+        splits: tuple[tuple[Split, list[ImageRecord]], ...] = (("train", self.train_records), ("val", self.val_records))
+        for split, records in splits:
+            check_files(self.folder.images, [record.file_name for record in records], self.folder.source(split))
+        if not any((record.labels >= 0).any() for record in self.train_records):
+            raise DatasetError(f"{self.folder.source('train')} holds no object to learn from")
+
+    @cached_property
+    def batches(self) -> EpochBatches:
+        """The batches of this process."""
+        rank, world = self._place()
+        return EpochBatches(
+            len(self.train_annotations["images"]),
             batch_size=self.recipe.schedule.batch_size,
-            shuffle=True,
-            drop_last=len(images) > self.recipe.schedule.batch_size,
-            num_workers=self.workers,
-            collate_fn=collate,
-            persistent_workers=self.workers > 0,
+            seed=self.recipe.seed,
+            sizes=training_sizes(self.recipe),
+            rank=rank,
+            world=world,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Weight averaging copies the training module; the data are shared by both."""
+        return self
+
+    def train_dataloader(self) -> ResumableLoader:
+        """What Lightning asks for."""
+        return self.train_loader
+
+    @cached_property
+    def train_loader(self) -> ResumableLoader:
+        """Shuffled batches of the training split; what does not fill a batch is left out."""
+        records = self.train_records
+        by_size = {
+            size: CocoImages(
+                self.folder, records, TrainTransform(self.recipe.augmentation, InputSpec(height=size[0], width=size[1]))
+            )
+            for size in self.batches.sizes
+        }
+        return ResumableLoader(SeededImages(by_size, seed=self.recipe.seed), self.batches, workers=self.workers)
 
     def val_dataloader(self) -> range:
         """Positions in `val_records`, one step each; under DDP every process takes its share of them."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._place()
         return range(rank, len(self.val_records), world)
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this process and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def training_sizes(recipe: Recipe) -> tuple[tuple[int, int], ...]:
+    """Input sizes of training batches, height and width: the recipe's list, or its one input."""
+    return recipe.augmentation.sizes or ((recipe.input.height, recipe.input.width),)

@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from calibox_core.letterbox import PAD_VALUE
 from calibox_core.manifest import InputSpec
 from calibox_training.data.coco import ImageRecord, Sample, place
-from calibox_training.recipe import Augmentation
+from calibox_training.training_spec import Augmentation
 
 # A box that a crop leaves smaller than this on a side shows nothing to learn from, in pixels of the original.
 MIN_BOX_SIDE = 4.0
@@ -18,7 +18,7 @@ COLOUR_JITTER = {"brightness": 0.2, "contrast": 0.3, "saturation": 0.3, "hue": 0
 
 
 class TrainTransform:
-    """Geometric changes, letterbox, then colour changes on the smaller image."""
+    """SSD's distortion and geometric changes, letterbox, then a mild colour jitter on the smaller image."""
 
     def __init__(self, augmentation: Augmentation, size: InputSpec) -> None:
         self.size = size
@@ -47,12 +47,15 @@ class TrainTransform:
 
 def _geometric(augmentation: Augmentation) -> list[v2.Transform]:
     steps: list[v2.Transform] = []
+    if augmentation.photometric:
+        steps.append(v2.RandomApply([v2.RandomPhotometricDistort()], p=augmentation.photometric))
     if augmentation.zoom_out:
         steps.append(
             v2.RandomZoomOut(fill=PAD_VALUE, side_range=(1.0, augmentation.zoom_out_max), p=augmentation.zoom_out)
         )
     if augmentation.crop:
-        steps.append(v2.RandomApply([v2.RandomIoUCrop(min_scale=augmentation.crop_min_scale)], p=augmentation.crop))
+        crop = v2.RandomIoUCrop(min_scale=augmentation.crop_min_scale, sampler_options=list(augmentation.crop_overlaps))
+        steps.append(v2.RandomApply([crop], p=augmentation.crop))
     steps.append(v2.RandomHorizontalFlip(augmentation.flip_horizontal))
     steps.append(v2.RandomVerticalFlip(augmentation.flip_vertical))
     steps.append(v2.ClampBoundingBoxes())

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from calibox_training.recipe import ModelSpec, RecipeError
+from calibox_training.model_spec import ModelSpec
+from calibox_training.recipe import RecipeError
 
 _RESNET = ("layer2", "layer3", "layer4")
 _REGNET = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
@@ -18,6 +19,8 @@ FEATURE_NODES = {
     "resnet34": _RESNET,
     "resnet50": _RESNET,
     "resnet101": _RESNET,
+    "resnext101_32x8d": _RESNET,
+    "resnext101_64x4d": _RESNET,
     "regnet_y_400mf": _REGNET,
     "regnet_y_800mf": _REGNET,
     "mobilenet_v3_large": ("features.6", "features.12", "features.16"),
@@ -34,6 +37,9 @@ def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
     load_backbone_weights(classifier, spec.backbone, spec.backbone_weights)
     nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
     body = create_feature_extractor(classifier, return_nodes=nodes)
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d) and spec.backbone_norm_epsilon is not None:
+            module.eps = spec.backbone_norm_epsilon
     for name, parameter in body.named_parameters():
         if name.startswith(spec.frozen):
             parameter.requires_grad_(False)

@@ -1,54 +1,101 @@
-"""RetinaNet's towers with the IoU branch of IoU-aware RetinaNet.
+"""Towers shared by all levels, and the branches of every single-stage method on feature pyramids.
 
-Letters: B images, A anchors of all levels (finest first), C classes, F channels.
+Letters: B images, A anchors of all levels (finest first), C classes, F channels, V values of a box's code.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from calibox_training.anchors import AnchorGrid
+from calibox_training.box_coder import BoxCoder
+from calibox_training.model_spec import ModelSpec
+from calibox_training.models.alignment import FeatureAlignment
+
 PRIOR = 0.01  # share of anchors that a fresh head believes to be objects (Focal Loss, section 4.1)
 GROUPS = 32  # of group normalisation, as in FCOS, with at least 4 channels each: one alone has no variance in a 1x1 map
+OFFSET_STD = 0.1  # of fresh offsets (CLQ's code): at 0.01 the taps would not move
 
 
 class HeadOutput(NamedTuple):
-    """Raw predictions: logits, never probabilities."""
+    """Raw predictions: logits and codes, never probabilities or pixels."""
 
     class_BAC: Tensor  # classification logits
-    delta_BA4: Tensor  # box deltas of the anchors
-    quality_BA1: Tensor  # logit of the predicted IoU
+    box_BAV: Tensor  # codes of the boxes, for `BoxCoder`
+    quality_BA1: Tensor | None  # logit of the localization score; None without a quality branch
+
+
+QualitySource = Literal["box", "class", "own"]
+
+
+def quality_source(spec: ModelSpec) -> QualitySource | None:
+    """The tower whose last feature the quality branch reads; None without a branch."""
+    match spec.quality.method:
+        case "none":
+            return None
+        case "laar":
+            return "own"
+        case "lqe":
+            return "class" if spec.align else "box"
+        case _:
+            return "box"
 
 
 class DenseHead(nn.Module):
-    """Two towers shared by all levels: classes; boxes and quality on the last feature of the box tower."""
+    """A tower for classes, one for boxes, and one for quality where the method asks for it."""
 
-    def __init__(self, *, channels: int, classes: int, anchors: int, depth: int, norm: str) -> None:
+    def __init__(self, spec: ModelSpec, *, classes: int, levels: int) -> None:
         super().__init__()
-        self.classes = classes
-        self.class_tower = _tower(channels, depth, norm)
-        self.box_tower = _tower(channels, depth, norm)
+        channels, anchors, coder = spec.fpn_channels, spec.anchors.per_location, BoxCoder(spec.box)
+        self.classes, self.values = classes, coder.values
+        self.source = quality_source(spec)
+        self.class_tower = _tower(channels, spec.tower_depth, spec.norm)
+        self.box_tower = _tower(channels, spec.tower_depth, spec.norm)
+        self.quality_tower = _tower(channels, spec.tower_depth, spec.norm) if self.source == "own" else None
         self.class_conv = nn.Conv2d(channels, anchors * classes, 3, padding=1)
-        self.box_conv = nn.Conv2d(channels, anchors * 4, 3, padding=1)
-        self.quality_conv = nn.Conv2d(channels, anchors, 3, padding=1)
+        self.box_conv = nn.Conv2d(channels, anchors * coder.values, 3, padding=1)
+        self.quality_conv = nn.Conv2d(channels, anchors, 3, padding=1) if self.source else None
+        self.align = (
+            FeatureAlignment(channels, coder, AnchorGrid(spec.anchors).shapes(stride=1)[0]) if spec.align else None
+        )
+        self.level_scales = nn.Parameter(torch.ones(levels)) if spec.box.level_scales else None
+        self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.class_conv.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        if self.align is not None:
+            nn.init.normal_(self.align.offset.weight, std=OFFSET_STD)
 
     def forward(self, maps: Sequence[Tensor]) -> HeadOutput:
         """Predictions for maps ``[B, F, H, W]`` of all levels, flattened in the order of `AnchorGrid`."""
-        classes, deltas, qualities = [], [], []
-        for level in maps:
+        classes, boxes, qualities = [], [], []
+        for number, level in enumerate(maps):
             box_features = self.box_tower(level)
-            classes.append(_by_anchor(self.class_conv(self.class_tower(level)), self.classes))
-            deltas.append(_by_anchor(self.box_conv(box_features), 4))
-            qualities.append(_by_anchor(self.quality_conv(box_features), 1))
-        return HeadOutput(torch.cat(classes, dim=1), torch.cat(deltas, dim=1), torch.cat(qualities, dim=1))
+            code = self.box_conv(box_features)
+            if self.level_scales is not None:
+                code = code * self.level_scales[number]
+            class_features = self.class_tower(level if self.align is None else self.align(level, code))
+            classes.append(_by_anchor(self.class_conv(class_features), self.classes))
+            boxes.append(_by_anchor(code, self.values))
+            if self.quality_conv is not None:
+                features = self._quality_features(level, box_features, class_features)
+                qualities.append(_by_anchor(self.quality_conv(features), 1))
+        quality = torch.cat(qualities, dim=1) if qualities else None
+        return HeadOutput(torch.cat(classes, dim=1), torch.cat(boxes, dim=1), quality)
+
+    def _quality_features(self, level: Tensor, box_features: Tensor, class_features: Tensor) -> Tensor:
+        if self.quality_tower is not None:
+            features: Tensor = self.quality_tower(level)
+            return features
+        return class_features if self.source == "class" else box_features
 
 
 def _by_anchor(level: Tensor, values: int) -> Tensor:
