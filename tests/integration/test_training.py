@@ -78,6 +78,11 @@ def test_a_new_run_refuses_the_folder_of_another(tmp_path: Path, folder: CocoFol
         _run(tiny_recipe(schedule__epochs=1), folder, tmp_path / "run")
 
 
+def test_a_checkpoint_to_resume_from_that_is_not_there_is_a_sentence(tmp_path: Path, folder: CocoFolder) -> None:
+    with pytest.raises(RunError, match=r"no checkpoint .*none\.ckpt to go on from"):
+        _run(tiny_recipe(), folder, tmp_path / "run", resume=tmp_path / "none.ckpt")
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.ckpt"
     torch.save({"state_dict": {}}, path)

@@ -9,13 +9,24 @@ class RunError(CaliboxError):
     """A run cannot start as asked."""
 
 
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")  # of Lightning's names, those that this project's code can use
+
+
 def device_type(accelerator: str) -> str:
-    """Torch's name of the kind of device that Lightning takes for ``accelerator``: cuda, mps or cpu."""
-    if accelerator in ("auto", "gpu"):
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    return {"cuda": "cuda", "mps": "mps"}.get(accelerator, "cpu")
+    """Torch's name of the kind of device that Lightning takes for ``accelerator``: cuda, mps or cpu.
+
+    Raises:
+        RunError: an unknown name, or no such device here.
+    """
+    if accelerator not in ACCELERATORS:
+        raise RunError(f"--accelerator must be one of {', '.join(ACCELERATORS)}, got {accelerator}")
+    if accelerator == "cpu":
+        return "cpu"
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    fits = {"auto": True, "gpu": found != "cpu"}.get(accelerator, found == accelerator)
+    if not fits:
+        raise RunError(f"--accelerator {accelerator}: torch {torch.__version__} sees no such device; take cpu or auto")
+    return found
 
 
 def require_precision(precision: str, device: str) -> None:

@@ -61,6 +61,8 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
         raise RunError(
             f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
         )
+    if settings.resume is not None and not settings.resume.is_file():
+        raise RunError(f"there is no checkpoint {settings.resume} to go on from")
     if settings.resume is not None and settings.init_from is not None:
         raise RunError("--resume goes on with the weights of its checkpoint; leave out --init-from")
     device = device_type(settings.accelerator)

@@ -24,6 +24,24 @@ def test_the_device_is_the_one_lightning_takes(
     assert device_type(accelerator) == wanted
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "cuda", "mps", "said"),
+    [
+        ("gpu", False, False, "sees no such device; take cpu or auto"),
+        ("cuda", False, True, "sees no such device"),
+        ("mps", True, False, "sees no such device"),
+        ("tpu", True, False, "must be one of auto, cpu, gpu, cuda, mps, got tpu"),
+    ],
+)
+def test_a_device_that_is_not_here_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, cuda: bool, mps: bool, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    with pytest.raises(RunError, match=said):
+        device_type(accelerator)
+
+
 def test_half_precision_on_a_cpu_is_refused_with_what_to_take_instead() -> None:
     with pytest.raises(RunError, match="bf16-mixed or 32-true"):
         require_precision("16-mixed", "cpu")
