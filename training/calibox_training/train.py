@@ -61,10 +61,10 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
         raise RunError(
             f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
         )
-    if settings.resume is not None and not settings.resume.is_file():
-        raise RunError(f"there is no checkpoint {settings.resume} to go on from")
     if settings.resume is not None and settings.init_from is not None:
         raise RunError("--resume goes on with the weights of its checkpoint; leave out --init-from")
+    if settings.resume is not None and not settings.resume.is_file():
+        raise RunError(f"there is no checkpoint {settings.resume} to go on from")
     device = device_type(settings.accelerator)
     require_precision(recipe.schedule.precision, device)
     if settings.compile:
