@@ -15,6 +15,8 @@ Backbone = Literal[
     "regnet_y_800mf",
     "mobilenet_v3_large",
 ]
+# Backbones that can be had with fewer channels.
+NARROWABLE = ("resnet18", "resnet34")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -156,6 +158,11 @@ class ModelSpec(Part):
     backbone_weights: str = Field(
         default="none", description="torchvision weights (`IMAGENET1K_V2`, `DEFAULT`, an enum name), a file, or `none`."
     )
+    backbone_width: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Multiple of the channels of resnet18 and resnet34 (their stem keeps its 64), for experiments on "
+        "small machines; below 1 there are no published weights.",
+    )
     frozen: tuple[str, ...] = Field(default=(), description="Prefixes of backbone modules that are not trained.")
     frozen_statistics: bool = Field(default=False, description="Keep the backbone's batch-norm statistics fixed.")
     backbone_norm_epsilon: NotNegative | None = Field(
@@ -178,6 +185,12 @@ class ModelSpec(Part):
     assigner: AssignerSpec = Field(default_factory=AssignerSpec)
     box: BoxSpec = Field(default_factory=BoxSpec)
     quality: QualityBranch = Field(default_factory=IouAwareQuality)
+
+    @model_validator(mode="after")
+    def _width_can_be_had(self) -> Self:
+        if self.backbone_width != 1 and self.backbone not in NARROWABLE:
+            raise ValueError(f"backbone_width needs one of {', '.join(NARROWABLE)}; the backbone is {self.backbone}")
+        return self
 
     @model_validator(mode="after")
     def _one_box_to_align_with(self) -> Self:

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from calibox_training.model_spec import ModelSpec
 from calibox_training.recipe import RecipeError
 
 _RESNET = ("layer2", "layer3", "layer4")
 _REGNET = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
+_RESNET_BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 # The last layers at strides 8, 16 and 32.
 FEATURE_NODES = {
     "resnet18": _RESNET,
@@ -33,7 +35,7 @@ def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
     Raises:
         RecipeError: weights that are unknown, cannot be read or do not fit.
     """
-    classifier = get_model(spec.backbone, weights=None)
+    classifier = _classifier(spec)
     load_backbone_weights(classifier, spec.backbone, spec.backbone_weights)
     nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
     body = create_feature_extractor(classifier, return_nodes=nodes)
@@ -47,6 +49,25 @@ def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
     with torch.no_grad():
         channels = [maps.shape[1] for maps in body(torch.zeros(1, 3, 64, 64)).values()]
     return body.train(), channels
+
+
+class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's ResNet of basic blocks with a fraction of the channels in every stage; the stem keeps its 64."""
+
+    def __init__(self, blocks: list[int], *, width: float) -> None:
+        self.width = width  # read while torchvision builds the stages
+        super().__init__(BasicBlock, blocks)
+
+    def _make_layer(self, block: type[Any], planes: int, *args: Any, **options: Any) -> nn.Sequential:
+        layer: nn.Sequential = super()._make_layer(block, max(1, round(planes * self.width)), *args, **options)
+        return layer
+
+
+def _classifier(spec: ModelSpec) -> nn.Module:
+    if spec.backbone_width == 1:
+        classifier: nn.Module = get_model(spec.backbone, weights=None)
+        return classifier
+    return NarrowResNet(_RESNET_BLOCKS[spec.backbone], width=spec.backbone_width)
 
 
 def load_backbone_weights(classifier: nn.Module, backbone: str, source: str) -> None:
@@ -64,7 +85,10 @@ def load_backbone_weights(classifier: nn.Module, backbone: str, source: str) -> 
     if source.lower() == "none":
         return
     state = _read_state(Path(source)) if Path(source).is_file() else _published_state(backbone, source)
-    missing, unexpected = classifier.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = classifier.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes differ
+        raise RecipeError(f"the weights {source} do not fit {backbone}: {error}") from error
     lacking = [key for key in missing if not key.startswith(("fc.", "classifier."))]
     if lacking or unexpected:
         raise RecipeError(
