@@ -1,0 +1,189 @@
+"""One cell in a process of its own: `python -m calibox_training.reproduce.cell_run FOLDER`.
+
+The folder holds `cell.json`, which says everything: later changes of a plan do not touch a cell that has begun. The
+process trains (or goes on from the last checkpoint), writes the raw outputs of the validation split and, last of all,
+`trained.json`, whose presence means that the cell is finished.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from pydantic import Field
+
+from calibox_core.dataset import DataFolder
+from calibox_core.layouts import open_dataset
+from calibox_training.checkpoint import DETECTOR_PREFIX, METADATA_KEY, current_commit, load_checkpoint
+from calibox_training.data.coco import read_classes
+from calibox_training.model_spec import Part
+from calibox_training.models.detector import Detector
+from calibox_training.recipe import Recipe, parse_recipe
+from calibox_training.reproduce.raw import evaluate_raw
+from calibox_training.run_checkpoints import LAST_CHECKPOINT
+from calibox_training.train import RunSettings, train
+
+CELL_FILE, TRAINED_FILE, RAW_FILE, SESSIONS_FILE = "cell.json", "trained.json", "raw.npz", "starts.json"
+START_FILE, LOCK_FILE = "start.ckpt", "lock"
+
+
+class CellOrder(Part):
+    """What a cell's process is told."""
+
+    data: str
+    system: str
+    seed: int
+    recipe: dict[str, Any] = Field(description="Document of its recipe.")
+    base: dict[str, Any] = Field(description="Document of the recipe whose fresh weights it shares.")
+    recipe_hash: str
+    folder: str = Field(description="Data set: a folder, or a name below CALIBOX_DATA.")
+    accelerator: str
+    start_from: str | None = Field(description="Checkpoint that it goes on from.")
+
+
+class Trained(Part):
+    """Facts of a finished cell."""
+
+    data: str
+    system: str
+    seed: int
+    recipe_hash: str
+    commit: str
+    machine: str
+    torch: str
+    accelerator: str
+    epochs: int
+    images: int = Field(description="Seen in training, all epochs together.")
+    training_seconds: float = Field(description="Of the process, its start and last validation included.")
+    cell_seconds: float = Field(description="With the raw evaluation.")
+    images_per_second: float
+    milliseconds_per_image: float = Field(description="Network and post-processing of one image, median.")
+    finished: str = Field(description="UTC.")
+
+
+def main() -> None:
+    """Runs the cell of the folder on the command line."""
+    folder = Path(sys.argv[1])
+    with (folder / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit(f"another process works in {folder}: wait for it, or end it")
+        _run_alone(folder)
+
+
+def _run_alone(folder: Path) -> None:
+    order = CellOrder.model_validate_json((folder / CELL_FILE).read_bytes())
+    if order.accelerator == "cpu":
+        torch.set_num_threads(1)
+    run_cell(folder, order)
+
+
+def run_cell(folder: Path, order: CellOrder) -> Trained:
+    """Trains what is left to train, evaluates, and writes `trained.json`."""
+    starts = _Starts(folder / SESSIONS_FILE, folder / "checkpoints" / LAST_CHECKPOINT)
+    starts.begin()
+    recipe = parse_recipe(order.recipe, source=f"the recipe in {folder / CELL_FILE}")
+    data = open_dataset(order.folder, recipe.data)
+    checkpoint = folder / "checkpoints" / LAST_CHECKPOINT
+    if not (folder / "metrics.json").exists():
+        _train(folder, order, recipe, data)
+    training_seconds = starts.seconds()
+    model = load_checkpoint(checkpoint)
+    milliseconds = evaluate_raw(model, data, folder / RAW_FILE, accelerator=order.accelerator)
+    batches = max(1, data.image_count("train") // recipe.schedule.batch_size)
+    images = batches * recipe.schedule.batch_size * recipe.schedule.epochs
+    trained = Trained(
+        data=order.data,
+        system=order.system,
+        seed=order.seed,
+        recipe_hash=order.recipe_hash,
+        commit=current_commit(),
+        machine=machine_name(order.accelerator),
+        torch=torch.__version__,
+        accelerator=order.accelerator,
+        epochs=recipe.schedule.epochs,
+        images=images,
+        training_seconds=round(training_seconds, 1),
+        cell_seconds=round(starts.seconds(), 1),
+        images_per_second=round(images / training_seconds, 2),
+        milliseconds_per_image=round(milliseconds, 2),
+        finished=time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+    )
+    write_text(folder / TRAINED_FILE, trained.model_dump_json(indent=2))
+    return trained
+
+
+def _train(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -> None:
+    last = folder / "checkpoints" / LAST_CHECKPOINT
+    resume = last if last.exists() else None
+    start = None if resume else Path(order.start_from) if order.start_from else _shared_start(folder, order, data)
+    settings = RunSettings(
+        output=folder, accelerator=order.accelerator, workers=1, resume=resume, init_from=start, progress=False
+    )
+    train(recipe, data, settings)
+
+
+def _shared_start(folder: Path, order: CellOrder, data: DataFolder) -> Path:
+    """Fresh weights of the family's base recipe, wherever this cell's detector has a tensor of that name and shape.
+
+    The draws of a fresh detector depend on which modules it has; so the systems of a family and seed start alike.
+    """
+    classes = read_classes(data.annotations("train"))
+    seed_everything(order.seed, workers=True, verbose=False)
+    common = Detector(parse_recipe(order.base, source="the base recipe").model, classes=len(classes)).state_dict()
+    own = Detector(parse_recipe(order.recipe, source="the recipe").model, classes=len(classes)).state_dict()
+    shared = {name: value for name, value in common.items() if name in own and own[name].shape == value.shape}
+    state = {f"{DETECTOR_PREFIX}{name}": value for name, value in shared.items()}
+    torch.save({METADATA_KEY: {}, "state_dict": state}, folder / START_FILE)
+    return folder / START_FILE
+
+
+class _Starts:
+    """Seconds that a cell took, over all its processes: a killed one counts up to its last checkpoint."""
+
+    def __init__(self, path: Path, checkpoint: Path) -> None:
+        self.path = path
+        self.checkpoint = checkpoint
+        self.earlier: list[float] = json.loads(path.read_bytes()) if path.exists() else []
+
+    def begin(self) -> None:
+        """Closes what an earlier process left open, and notes this one's start."""
+        self.start = time.time()
+        if self.earlier and self.earlier[-1] > 0:
+            began = self.earlier.pop()
+            end = self.checkpoint.stat().st_mtime if self.checkpoint.exists() else began
+            self.earlier.append(-max(0.0, end - began))
+        write_text(self.path, json.dumps([*self.earlier, self.start]))
+
+    def seconds(self) -> float:
+        """So far; closed spans are stored as negative seconds, the open one as the time of its start."""
+        return -sum(self.earlier) + time.time() - self.start
+
+
+def machine_name(accelerator: str) -> str:
+    """Processor or GPU, and the number of cores."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside the target and renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.part")
+    scratch.write_text(text if text.endswith("\n") else text + "\n")
+    scratch.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The command's body: choose the cells, run them, analyse what is finished, write the report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calibox_training.reproduce.plan import PLANS, BudgetName, Cell, Plan, PlanError, load_plan
+from calibox_training.reproduce.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command was asked for."""
+
+    budget: BudgetName
+    output: Path
+    runs: Path
+    processes: int = 2
+    data: dict[str, str] = field(default_factory=dict)  # names to folders; all data sets where empty
+    only: tuple[str, ...] = ()  # systems; all where empty
+    minutes: float | None = None
+    plan: Path = PLANS
+
+
+def reproduce_papers(request: Request, *, report_only: bool, say: Callable[[str], None]) -> None:
+    """Trains what the budget allows, and writes results and report.
+
+    Raises:
+        PlanError: a system or data set that the plan does not have.
+    """
+    plan = load_plan(request.budget, request.plan)
+    cells = chosen(plan, request)
+    if not report_only:
+        minutes = plan.budget.minutes if request.minutes is None else request.minutes
+        runner = Runner(
+            runs=request.runs,
+            accelerator=plan.budget.accelerator,
+            processes=request.processes,
+            seconds=60 * minutes,
+            data=request.data,
+            done=lambda cell, trained: say(f"{cell.name}: {trained.images_per_second:g} images/s"),
+            say=say,
+        )
+        left = runner.run(cells)
+        say(f"{len(left)} cells have no finished run")
+
+
+def chosen(plan: Plan, request: Request) -> Sequence[Cell]:
+    """Cells of the asked systems and data, and of the systems that those go on from.
+
+    Raises:
+        PlanError: a system or data set that the plan does not have.
+    """
+    cells = list(plan.cells())
+    _known("system", request.only, {cell.system.name for cell in cells})
+    _known("data set", request.data, {cell.data for cell in cells})
+    wanted = set(request.only)
+    for system in reversed(plan.systems):  # sources stand before those that go on from them
+        if system.name in wanted and system.start_from is not None:
+            wanted.add(system.start_from)
+    return [
+        cell
+        for cell in cells
+        if (not wanted or cell.system.name in wanted) and (not request.data or cell.data in request.data)
+    ]
+
+
+def _known(what: str, asked: Sequence[str] | dict[str, str], there: set[str]) -> None:
+    strangers = sorted(set(asked) - there)
+    if strangers:
+        raise PlanError(f"the plan has no {what} {', '.join(strangers)}; it has {', '.join(sorted(there))}")
