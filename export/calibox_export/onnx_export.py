@@ -20,6 +20,7 @@ from calibox_core.images import decode_image
 from calibox_core.manifest import Manifest, ModelName, ModelVersion, Provenance
 from calibox_export.errors import ExportError
 from calibox_export.graph import attach_calibrated_nms
+from calibox_export.level_cut import LevelCut
 from calibox_export.network import network_graph
 from calibox_export.parity import MEANING, compare_batch, open_graph, usual_settings
 from calibox_export.source import Source, run_network
@@ -64,7 +65,7 @@ def export_bundle(
     destination = repository / manifest.name / manifest.version
     with new_bundle(destination) as scratch:
         write_graph(source.network, manifest, scratch / MODEL_FILE)
-        check_parity(source.network, manifest, scratch / MODEL_FILE, cut_levels=source.cut_levels)
+        check_parity(source.uncut, manifest, scratch / MODEL_FILE, cuts=source.cuts)
         if example is not None and manifest.example is not None:
             shutil.copyfile(example, scratch / manifest.example)
         write_manifest(scratch, manifest)
@@ -134,8 +135,8 @@ def write_graph(network: nn.Module, manifest: Manifest, path: Path) -> None:
     onnx.save(graph, path)
 
 
-def check_parity(network: nn.Module, manifest: Manifest, path: Path, *, cut_levels: tuple[slice, ...] = ()) -> None:
-    """Runs the written file and the network on made-up images.
+def check_parity(network: nn.Module, manifest: Manifest, path: Path, *, cuts: tuple[LevelCut, ...] = ()) -> None:
+    """Runs the written file and the network, with all anchors of every level, on made-up images.
 
     Raises:
         ExportError: they do not give the same answer; the text says where and by how much.
@@ -149,7 +150,7 @@ def check_parity(network: nn.Module, manifest: Manifest, path: Path, *, cut_leve
             graph=graph,
             network=partial(run_network, network),
             manifest=manifest,
-            cut_levels=cut_levels,
+            cuts=cuts,
         )
         for what, outcome in outcomes.items():
             if outcome.different:

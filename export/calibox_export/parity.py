@@ -14,6 +14,7 @@ from calibox_core.fusion import Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
 from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
 from calibox_export.calibrated_nms import OUTPUTS
+from calibox_export.level_cut import LevelCut, passed_anchors
 from calibox_export.sameness import (
     ONE_RUNTIME,
     TWO_FRAMEWORKS,
@@ -91,7 +92,7 @@ def compare_batch(
     graph: Graph,
     network: Network | None,
     manifest: Manifest,
-    cut_levels: Sequence[slice] = (),
+    cuts: Sequence[LevelCut] = (),
 ) -> dict[str, Outcome]:
     """Runs a batch on every side and compares image by image.
 
@@ -99,9 +100,10 @@ def compare_batch(
         images: uint8 ``[B, H, W, 3]``, letterboxed.
         settings: one per image.
         graph: of the bundle.
-        network: the same network in torch; None compares only the operator with its reference.
+        network: the same network in torch with all anchors of every level; None compares only the operator with its
+            reference.
         manifest: of the bundle.
-        cut_levels: anchors of the levels that the network cut to their best.
+        cuts: of the levels that the graph cuts to their best.
 
     Returns: an outcome for each comparison of `MEANING` that was made.
     """
@@ -118,10 +120,8 @@ def compare_batch(
     outcomes = {NETWORK: Outcome(), ANSWER: Outcome(), **outcomes}
     for i, setting in enumerate(settings):
         raw = boxes[i], p[i], q[i]
-        outcomes[NETWORK] += _compare_candidates(_candidates(found, i), raw, setting, manifest.nms, cut_levels)
-        outcomes[ANSWER] += _compare_detections(
-            _detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cut_levels
-        )
+        outcomes[NETWORK] += _compare_candidates(_candidates(found, i), raw, setting, manifest.nms, cuts)
+        outcomes[ANSWER] += _compare_detections(_detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cuts)
     return outcomes
 
 
@@ -129,16 +129,16 @@ Raw = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]  # bo
 
 
 def _compare_candidates(
-    found: Rows, raw: Raw, setting: Setting, attributes: NmsAttributes, cut_levels: Sequence[slice]
+    found: Rows, raw: Raw, setting: Setting, attributes: NmsAttributes, cuts: Sequence[LevelCut]
 ) -> Outcome:
     sure = sure_candidates(
         *raw,
         exponents=setting.exponents,
         attributes=attributes,
         tolerance=TWO_FRAMEWORKS,
-        cut_levels=cut_levels,
+        cuts=cuts,
     )
-    expected = select_candidates(*raw, setting.exponents, attributes).anchor_class
+    expected = select_candidates(*_cut(raw, setting, cuts), setting.exponents, attributes).anchor_class
     return compare_rows(found, sure, expected, TWO_FRAMEWORKS)
 
 
@@ -148,10 +148,10 @@ def _compare_detections(
     setting: Setting,
     attributes: NmsAttributes,
     tolerance: Tolerance,
-    cut_levels: Sequence[slice] = (),
+    cuts: Sequence[LevelCut] = (),
 ) -> Outcome:
     candidates = sure_candidates(
-        *raw, exponents=setting.exponents, attributes=attributes, tolerance=tolerance, cut_levels=cut_levels
+        *raw, exponents=setting.exponents, attributes=attributes, tolerance=tolerance, cuts=cuts
     )
     sure = sure_detections(
         candidates,
@@ -161,13 +161,20 @@ def _compare_detections(
         tolerance=tolerance,
     )
     expected = calibrated_nms(
-        *raw,
+        *_cut(raw, setting, cuts),
         exponents=setting.exponents,
         score_threshold=setting.score_threshold,
         iou_threshold=setting.iou_threshold,
         attributes=attributes,
     )
     return compare_rows(found, sure, expected.anchor_class, tolerance)
+
+
+def _cut(raw: Raw, setting: Setting, cuts: Sequence[LevelCut]) -> Raw:
+    """The same with no score for the anchors that this side's own keys would cut."""
+    boxes, p, q = raw
+    own = passed_anchors(p, q, setting.exponents, cuts, tie=0.0).own
+    return boxes, p * own[:, None], q
 
 
 def _detections(found: Arrays, image: int) -> Rows:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.boxes import pairwise_iou
-from calibox_core.fusion import Exponents, log_key
+from calibox_core.fusion import Exponents
 from calibox_core.nms import Candidates, NmsAttributes, OutScore, select_candidates
-
-Mask = NDArray[np.bool_]
+from calibox_export.level_cut import LevelCut, Mask, passed_anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +85,18 @@ def sure_candidates(
     exponents: Exponents,
     attributes: NmsAttributes,
     tolerance: Tolerance,
-    cut_levels: Sequence[slice] = (),
+    cuts: Sequence[LevelCut] = (),
 ) -> Sure:
     """Candidates that go into the suppression, certainly or possibly.
 
     Args:
-        boxes: float32 ``[A, 4]``.
+        boxes: float32 ``[A, 4]``, of all anchors, those that a level's cut removes included.
         p: float32 ``[A, C]``.
         q: float32 ``[A, 1]`` or ``[A, C]``.
         exponents: of the ranking key.
         attributes: of the operator.
         tolerance: between the two sides.
-        cut_levels: the anchors of each level that was cut to its best before: its last anchors might be others.
+        cuts: of the levels that are cut to their best before the selection.
     """
     floor = attributes.candidate_floor
     # Every pair that could pass the floor, however many there are.
@@ -105,8 +104,10 @@ def sure_candidates(
         update={"pre_nms_top_k": max(1, p.size), "candidate_floor": max(0.0, floor - tolerance.score)}
     )
     found = select_candidates(boxes, p, q, exponents, wide)
-    exists = found.classification_scores > floor + tolerance.score
-    exists &= _sure_anchors(p, q, exponents, cut_levels, tolerance)[found.anchor_class // max(1, p.shape[1])]
+    passed = passed_anchors(p, q, exponents, cuts, tie=tolerance.tie)
+    anchor = found.anchor_class // max(1, p.shape[1])
+    found, anchor = _take(found, passed.may[anchor]), anchor[passed.may[anchor]]
+    exists = (found.classification_scores > floor + tolerance.score) & passed.must[anchor]
     must = exists & (_count_at_least(found.keys, found.keys - tolerance.tie) <= attributes.pre_nms_top_k)
     may = _count_above(found.keys[exists], found.keys + tolerance.tie) < attributes.pre_nms_top_k
     found = _take(found, may)
@@ -123,21 +124,6 @@ def _take(pairs: Candidates, chosen: Mask) -> Candidates:
         keys=pairs.keys[chosen],
         anchor_class=pairs.anchor_class[chosen],
     )
-
-
-def _sure_anchors(
-    p: NDArray[np.float32],
-    q: NDArray[np.float32],
-    exponents: Exponents,
-    cut_levels: Sequence[slice],
-    tolerance: Tolerance,
-) -> Mask:
-    """Anchors ``[A]`` that are clearly better than the last one of a level that was cut."""
-    sure = np.ones(len(p), bool)
-    for level in cut_levels:
-        best = log_key(p[level], q[level], exponents).max(axis=1)
-        sure[level] = best > best.min() + tolerance.tie
-    return sure
 
 
 def sure_detections(

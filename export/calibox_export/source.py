@@ -1,7 +1,7 @@
 """The network behind a bundle, rebuilt from its checkpoint."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from calibox_export.level_cut import LevelCut, level_cuts
 from calibox_training.checkpoint import TrainedModel, load_checkpoint
 from calibox_training.inference import CandidateGraph
 
@@ -19,7 +20,8 @@ class Source:
 
     trained: TrainedModel
     network: CandidateGraph
-    cut_levels: tuple[slice, ...]  # anchors of the levels that the network cuts to their best
+    uncut: CandidateGraph  # the same with all anchors of every level
+    cuts: tuple[LevelCut, ...]  # what the network leaves out of them
 
 
 def load_source(checkpoint: Path) -> Source:
@@ -34,24 +36,10 @@ def load_source(checkpoint: Path) -> Source:
 def source_of(trained: TrainedModel) -> Source:
     """The candidate graph of a trained model, in eval mode."""
     recipe = trained.recipe
-    network = CandidateGraph(
-        trained.detector,
-        height=recipe.input.height,
-        width=recipe.input.width,
-        per_level_top_k=recipe.per_level_top_k,
-    ).eval()
-    return Source(trained, network, cut_levels(network.counts, recipe.per_level_top_k))
-
-
-def cut_levels(counts: Sequence[int], per_level_top_k: int) -> tuple[slice, ...]:
-    """Where the levels with more than ``per_level_top_k`` of their ``counts`` anchors lie among the chosen anchors."""
-    cut, start = [], 0
-    for count in counts:
-        end = start + min(count, per_level_top_k)
-        if count > per_level_top_k:
-            cut.append(slice(start, end))
-        start = end
-    return tuple(cut)
+    build = partial(CandidateGraph, trained.detector, height=recipe.input.height, width=recipe.input.width)
+    network = build(per_level_top_k=recipe.per_level_top_k).eval()
+    uncut = build(per_level_top_k=sum(network.counts)).eval()
+    return Source(trained, network, uncut, level_cuts(network.counts, recipe.per_level_top_k))
 
 
 def run_network(

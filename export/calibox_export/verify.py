@@ -16,6 +16,7 @@ from calibox_core.images import decode_image
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import InputSpec, Manifest
 from calibox_export.errors import ExportError
+from calibox_export.level_cut import LevelCut
 from calibox_export.parity import Network, compare_batch, open_graph, usual_settings
 from calibox_export.sameness import Outcome
 
@@ -65,7 +66,7 @@ def verify_bundle(bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | 
     Raises:
         ExportError: the checkpoint is of another model.
     """
-    network, cut_levels = (None, ()) if checkpoint is None else _load_network(checkpoint, bundle.manifest)
+    network, cuts = (None, ()) if checkpoint is None else _load_network(checkpoint, bundle.manifest)
     graph, settings = open_graph(bundle.model_path), usual_settings(bundle.manifest)
     chosen = [settings[i % len(settings)] for i in range(len(images))]
     lines = []
@@ -78,7 +79,7 @@ def verify_bundle(bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | 
                 graph=graph,
                 network=network,
                 manifest=bundle.manifest,
-                cut_levels=cut_levels,
+                cuts=cuts,
             )
             totals = {what: totals.get(what, Outcome()) + outcome for what, outcome in outcomes.items()}
         lines += [Comparison(what, batch, len(images), outcome) for what, outcome in totals.items()]
@@ -89,7 +90,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
-def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequence[slice]]:
+def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequence[LevelCut]]:
     from calibox_export.source import load_source, run_network
 
     source = load_source(checkpoint)
@@ -99,7 +100,7 @@ def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequen
             f"{checkpoint} is not the model of {manifest.name}/{manifest.version}: its input, classes or NMS "
             "attributes are others; name the checkpoint that the bundle was exported from"
         )
-    return partial(run_network, source.network), source.cut_levels
+    return partial(run_network, source.uncut), source.cuts
 
 
 def letterboxed_images(folder: DataFolder, split: Split, size: InputSpec, count: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from calibox_export.errors import ExportError
 from calibox_export.network import network_graph
 from calibox_export.onnx_export import export_bundle, next_version, probes
 from calibox_export.parity import MEANING, compare_batch, open_graph, usual_settings
-from calibox_export.source import Source, cut_levels, run_network
+from calibox_export.source import Source, run_network
 from calibox_training.checkpoint import TrainedModel
 from tests.support.manifests import small_manifest
 from tests.support.recipes import tiny_recipe
@@ -55,7 +55,7 @@ def source(network: nn.Module) -> Source:
         commit="0" * 40,
         metrics={"AP": 0.25, "APs": None},
     )
-    return Source(trained, network, cut_levels=())  # type: ignore[arg-type]
+    return Source(trained, network, uncut=network, cuts=())  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +147,6 @@ def test_a_name_or_version_that_is_no_folder_is_refused(
     with pytest.raises(InvalidParameterError, match=f"^{what} .*will not do"):
         export_bundle(source(network), tmp_path, **{what: value})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_cut_levels_lie_where_the_network_puts_them() -> None:
-    assert cut_levels([192, 48, 12], 48) == (slice(0, 48),)
-    assert cut_levels([192, 49, 12], 48) == (slice(0, 48), slice(48, 96))
-    assert cut_levels([5, 5], 10) == ()
 
 
 def test_probes_are_images_with_content() -> None:

@@ -1,5 +1,6 @@
 """What counts as the same answer: a near tie may go either way, and nothing else may."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibox_core.fusion import Exponents
-from calibox_core.nms import NmsAttributes, OutScore, calibrated_nms, select_candidates
+from calibox_core.nms import Detections, NmsAttributes, OutScore, calibrated_nms, select_candidates
+from calibox_export.level_cut import LevelCut, level_cuts, passed_anchors
 from calibox_export.sameness import (
     TWO_FRAMEWORKS,
     Outcome,
@@ -42,8 +44,8 @@ def three_apart() -> NmsImage:
     )
 
 
-def answer(case: NmsImage, attributes: NmsAttributes) -> Rows:
-    found = calibrated_nms(
+def detect(case: NmsImage, attributes: NmsAttributes) -> Detections:
+    return calibrated_nms(
         case.boxes,
         case.p,
         case.q,
@@ -52,10 +54,14 @@ def answer(case: NmsImage, attributes: NmsAttributes) -> Rows:
         iou_threshold=case.iou_threshold,
         attributes=attributes,
     )
+
+
+def answer(case: NmsImage, attributes: NmsAttributes) -> Rows:
+    found = detect(case, attributes)
     return Rows(found.boxes, found.labels, found.classification_scores, found.localization_scores, scores=found.scores)
 
 
-def sure(case: NmsImage, attributes: NmsAttributes, cut_levels: tuple[slice, ...] = ()) -> tuple[Sure, Sure]:
+def sure(case: NmsImage, attributes: NmsAttributes, cuts: Sequence[LevelCut] = ()) -> tuple[Sure, Sure]:
     candidates = sure_candidates(
         case.boxes,
         case.p,
@@ -63,7 +69,7 @@ def sure(case: NmsImage, attributes: NmsAttributes, cut_levels: tuple[slice, ...
         exponents=case.exponents,
         attributes=attributes,
         tolerance=TWO_FRAMEWORKS,
-        cut_levels=cut_levels,
+        cuts=cuts,
     )
     return candidates, sure_detections(
         candidates,
@@ -77,16 +83,7 @@ def sure(case: NmsImage, attributes: NmsAttributes, cut_levels: tuple[slice, ...
 def compare(ours: NmsImage, theirs: Rows, attributes: NmsAttributes | None = None) -> Outcome:
     """Holds ``theirs`` against the answer for ``ours``."""
     attributes = attributes or NmsAttributes()
-    expected = calibrated_nms(
-        ours.boxes,
-        ours.p,
-        ours.q,
-        exponents=ours.exponents,
-        score_threshold=ours.score_threshold,
-        iou_threshold=ours.iou_threshold,
-        attributes=attributes,
-    )
-    return compare_rows(theirs, sure(ours, attributes)[1], expected.anchor_class, TWO_FRAMEWORKS)
+    return compare_rows(theirs, sure(ours, attributes)[1], detect(ours, attributes).anchor_class, TWO_FRAMEWORKS)
 
 
 def both_ways(first: NmsImage, second: NmsImage, attributes: NmsAttributes | None = None) -> Outcome:
@@ -195,12 +192,25 @@ def test_a_clear_cut_is_not_excused() -> None:
         assert both_ways(image(boxes, p, q), image(boxes, turned, q), attributes).different > 0
 
 
-def test_the_last_anchor_of_a_cut_level_is_doubtful() -> None:
+def test_cuts_lie_where_the_levels_do() -> None:
+    assert level_cuts([192, 48, 12], 48) == (LevelCut(slice(0, 192), 48),)
+    assert level_cuts([192, 49, 12], 48) == (LevelCut(slice(0, 192), 48), LevelCut(slice(192, 241), 48))
+    assert level_cuts([5, 5], 10) == ()
+
+
+def test_anchors_that_tie_at_the_cut_of_a_level_may_pass_and_clear_ones_must_or_cannot() -> None:
+    p, q = np.array([[0.1], [0.9], [0.5], [0.50001], [0.2]], np.float32), np.ones((5, 1), np.float32)
+    passed = passed_anchors(p, q, PRODUCT, (LevelCut(slice(1, 5), 2),), tie=1e-4)
+    assert passed.must.tolist() == [True, True, False, False, False]
+    assert passed.may.tolist() == [True, True, True, True, False]
+    assert passed.own.tolist() == [True, True, False, True, False]
+
+
+def test_a_level_without_ties_at_its_cut_leaves_no_doubt() -> None:
     case = three_apart()
-    candidates, _ = sure(case, NmsAttributes(), cut_levels=(slice(1, 3),))
-    assert candidates.candidates.anchor_class.tolist() == [0, 3, 4]
-    assert candidates.must.tolist() == [True, True, False]
-    assert candidates.may.all()
+    candidates, _ = sure(case, NmsAttributes(), cuts=(LevelCut(slice(1, 3), 1),))
+    assert candidates.candidates.anchor_class.tolist() == [0, 3]
+    assert candidates.must.all()
 
 
 def test_the_owner_of_a_box_between_two_near_ties_is_open() -> None:
@@ -221,9 +231,10 @@ def test_the_owner_of_a_box_between_two_near_ties_is_open() -> None:
     out_score=st.sampled_from(OutScore),
     top_k=st.sampled_from((20, 1000)),
     agnostic=st.booleans(),
+    cuts=st.sampled_from(((), (LevelCut(slice(0, 45), 12), LevelCut(slice(45, 60), 9)))),
 )
 def test_noise_below_the_tolerance_is_never_a_difference(
-    seed: int, out_score: OutScore, top_k: int, agnostic: bool
+    seed: int, out_score: OutScore, top_k: int, agnostic: bool, cuts: tuple[LevelCut, ...]
 ) -> None:
     """The property that makes the comparison usable: rounding of either side passes, however crowded the image."""
     rng = np.random.default_rng(seed)
@@ -237,12 +248,21 @@ def test_noise_below_the_tolerance_is_never_a_difference(
         image(boxes + rng.normal(0, 1e-5, boxes.shape), p * noise(rng, p), q * noise(rng, q), score_threshold=0.3)
         for _ in range(2)
     )
-    outcome = compare(ours, answer(theirs, attributes), attributes)
+    cut_ours, theirs = after_cuts(ours, cuts), after_cuts(theirs, cuts)
+    expected = detect(cut_ours, attributes).anchor_class
+    candidates, detections = sure(ours, attributes, cuts)
+    outcome = compare_rows(answer(theirs, attributes), detections, expected, TWO_FRAMEWORKS)
     assert outcome.different == 0, outcome
     pairs = select_candidates(theirs.boxes, theirs.p, theirs.q, PRODUCT, attributes)
     rows = Rows(pairs.boxes, pairs.labels, pairs.classification_scores, pairs.localization_scores)
-    expected = select_candidates(ours.boxes, ours.p, ours.q, PRODUCT, attributes).anchor_class
-    assert compare_rows(rows, sure(ours, attributes)[0], expected, TWO_FRAMEWORKS).different == 0
+    expected = select_candidates(cut_ours.boxes, cut_ours.p, cut_ours.q, PRODUCT, attributes).anchor_class
+    assert compare_rows(rows, candidates, expected, TWO_FRAMEWORKS).different == 0
+
+
+def after_cuts(case: NmsImage, cuts: Sequence[LevelCut]) -> NmsImage:
+    """What a side sees that cuts its levels by its own keys: the others have no score."""
+    own = passed_anchors(case.p, case.q, case.exponents, cuts, tie=0.0).own
+    return replace(case, p=case.p * own[:, None])
 
 
 def noise(rng: np.random.Generator, values: Any) -> Any:
