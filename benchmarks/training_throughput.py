@@ -1,12 +1,14 @@
-"""Training steps per second against torchvision's own RetinaNet: same machine, same run, same images, in turns.
+"""Training steps per second against torchvision's own RetinaNet or SSD: same machine, run and images, in turns.
 
-    python benchmarks/training_throughput.py [--backbone resnet18] [--size 256 320] [--batch 4] [--rounds 12]
-        [--threads 2] [--device cpu|cuda] [--precision 32|bf16] [--no-channels-last] [--compile]
-        [--profile]
+    python benchmarks/training_throughput.py [--system retinanet|ssd] [--backbone resnet18] [--size 256 320]
+        [--batch 4] [--rounds 12] [--threads 2] [--device cpu|cuda] [--precision 32|bf16] [--no-channels-last]
+        [--compile] [--profile] [--processor-time]
 
 A step is forward, loss, backward and optimiser on a batch of uint8 images that is in memory: what the two training
-loops share. Both train all layers, batch norms included, with four 256-channel convolutions per tower and nine anchors;
-ours has the IoU branch besides. The ratio is the median over rounds of their time by ours in the same round.
+loops share. Both train all layers. RetinaNet: batch norms included, with four 256-channel convolutions per tower and
+nine anchors; ours has the IoU branch besides. SSD: VGG16 at 300x300 pixels, whatever `--backbone` and `--size` say,
+with the same default boxes and no quality branch. The ratio is the median over rounds of their time by ours in the
+same round.
 """
 
 import argparse
@@ -18,24 +20,31 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.optim import SGD
-from torchvision.models.detection import RetinaNet
+from torchvision.models.detection import RetinaNet, ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from calibox_training.criterion import Criterion, Objects
-from calibox_training.model_spec import LossSpec, ModelSpec
+from calibox_training.criterion import Criterion
+from calibox_training.loss_spec import LossSpec
+from calibox_training.model_spec import ModelSpec
 from calibox_training.models.detector import Detector
+from calibox_training.objects import Objects
+from calibox_training.quality_spec import NoQuality
+from calibox_training.recipe import load_recipe
 
 CLASSES = 3
 OBJECTS = 8  # per image
 WARM_UP = 2
-LEARNING_RATE = 1e-4  # small, so that nothing diverges however many steps are measured
+SSD_SIZE = (300, 300)
+LEARNING_RATE = 1e-7  # small, so that nothing diverges however many steps are measured
 Step = Callable[[], None]
 
 
 def main() -> None:
     """Prints a table as Markdown."""
     options = _options()
+    if options.system == "ssd":
+        options.backbone, options.size = "vgg16", SSD_SIZE
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     batch = _batch(options.batch, *options.size, options.device)
@@ -44,9 +53,9 @@ def main() -> None:
         steps["calibox --compile"] = _ours(options, batch, compiled=True)
     seconds = _in_turns(steps, options)
     print(
-        f"{options.backbone}, input {options.size[0]}x{options.size[1]}, batch {options.batch}, {options.precision}, "
-        f"{options.device}, {options.threads} threads, {options.rounds} rounds, torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}\n"
+        f"{options.system}, {options.backbone}, input {options.size[0]}x{options.size[1]}, batch {options.batch}, "
+        f"{options.precision}, {options.device}, {options.threads} threads, {options.rounds} rounds, "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}\n"
     )
     print("| | ms per step, median [quartiles] | img/s | against torchvision |\n|---|---|---|---|")
     for name, times in seconds.items():
@@ -61,6 +70,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", default="retinanet", choices=("retinanet", "ssd"))
     parser.add_argument("--backbone", default="resnet18", choices=("resnet18", "resnet34", "resnet50", "resnet101"))
     parser.add_argument("--size", type=int, nargs=2, default=(256, 320), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=4)
@@ -72,6 +82,9 @@ def _options() -> argparse.Namespace:
         "--channels-last", action=argparse.BooleanOptionalAction, default=True, help="memory order of ours"
     )
     parser.add_argument("--compile", action="store_true", help="measure ours through torch.compile as well")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of this process instead of the clock's: for a busy machine"
+    )
     parser.add_argument("--profile", action="store_true", help="print the operators that a step of each spends most on")
     return parser.parse_args()
 
@@ -87,19 +100,12 @@ def _batch(count: int, height: int, width: int, device: str) -> tuple[Tensor, Ob
 
 
 def _theirs(options: argparse.Namespace, batch: tuple[Tensor, Objects]) -> Step:
-    backbone = resnet_fpn_backbone(
-        backbone_name=options.backbone,
-        weights=None,
-        norm_layer=nn.BatchNorm2d,
-        trainable_layers=5,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
-    )
-    # Sides as the images have them: torchvision then resizes nothing.
-    model = RetinaNet(backbone, CLASSES, min_size=min(options.size), max_size=max(options.size)).to(options.device)
+    ssd = options.system == "ssd"
+    model = (_their_ssd() if ssd else _their_retinanet(options)).to(options.device)
     images, objects = batch
     targets = [
-        {"boxes": boxes, "labels": labels} for boxes, labels in zip(objects.boxes_BG4, objects.labels_BG, strict=True)
+        {"boxes": boxes, "labels": labels + ssd}  # SSD's label 0 is the background
+        for boxes, labels in zip(objects.boxes_BG4, objects.labels_BG, strict=True)
     ]
 
     def loss() -> Tensor:
@@ -109,12 +115,31 @@ def _theirs(options: argparse.Namespace, batch: tuple[Tensor, Objects]) -> Step:
     return _step(model, loss, options)
 
 
+def _their_retinanet(options: argparse.Namespace) -> nn.Module:
+    backbone = resnet_fpn_backbone(
+        backbone_name=options.backbone,
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    # Sides as the images have them: torchvision then resizes nothing.
+    model: nn.Module = RetinaNet(backbone, CLASSES, min_size=min(options.size), max_size=max(options.size))
+    return model
+
+
+def _their_ssd() -> nn.Module:
+    model: nn.Module = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+    return model
+
+
 def _ours(options: argparse.Namespace, batch: tuple[Tensor, Objects], *, compiled: bool) -> Step:
-    spec = ModelSpec(backbone=options.backbone, pyramid_top="p5")
+    spec, losses = _our_parts(options)
     model = Detector(spec, classes=CLASSES).to(options.device)
     order = torch.channels_last if options.channels_last else torch.contiguous_format
     model = model.to(memory_format=order)
-    criterion = Criterion(spec, LossSpec())
+    criterion = Criterion(spec, losses)
     anchors = model.anchors(*options.size).to(torch.device(options.device))
     forward = torch.compile(model, dynamic=False) if compiled else model
     images, objects = batch
@@ -124,6 +149,13 @@ def _ours(options: argparse.Namespace, batch: tuple[Tensor, Objects], *, compile
         return criterion(forward(planes), anchors, objects).total
 
     return _step(model, loss, options)
+
+
+def _our_parts(options: argparse.Namespace) -> tuple[ModelSpec, LossSpec]:
+    if options.system == "retinanet":
+        return ModelSpec(backbone=options.backbone, pyramid_top="p5"), LossSpec()
+    recipe = load_recipe("torchvision_ssd300")
+    return recipe.model.model_copy(update={"quality": NoQuality()}), recipe.loss
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor], options: argparse.Namespace) -> Step:
@@ -145,14 +177,15 @@ def _in_turns(steps: dict[str, Step], options: argparse.Namespace) -> dict[str, 
         for _ in range(WARM_UP):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    clock = time.process_time if options.processor_time else time.perf_counter
     for number in range(options.rounds):
         # Every other round in the reverse order, so that neither always follows the other.
         for name in list(steps)[:: 1 if number % 2 == 0 else -1]:
             _wait(options.device)
-            start = time.perf_counter()
+            start = clock()
             steps[name]()
             _wait(options.device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

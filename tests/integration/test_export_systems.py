@@ -1,4 +1,4 @@
-"""Every single-stage system on a feature pyramid, trained a little, exported and verified by command."""
+"""Every single-stage system, trained a little, exported and verified by command."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,12 @@ EXPORTED = (
     "laar",
     "clq",
     "atss",
+    "led",
+    pytest.param("led_direct", marks=pytest.mark.slow),
     pytest.param("clq_unaligned", marks=pytest.mark.slow),
     pytest.param("clq_atss", marks=pytest.mark.slow),
+    "laar_ssd",
+    pytest.param("ssd", marks=pytest.mark.slow),
 )
 
 

@@ -1,13 +1,14 @@
-"""Every single-stage system on a feature pyramid as a tiny recipe, and a batch to run it on."""
+"""Every single-stage system as a tiny recipe, and a batch to run it on."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calibox_training.criterion import Criterion, Losses, Objects
+from calibox_training.criterion import Criterion, Losses
 from calibox_training.models.detector import Detector
 from calibox_training.models.heads import HeadOutput
+from calibox_training.objects import Objects
 from calibox_training.recipe import Recipe
 from tests.support.recipes import tiny_recipe
 
@@ -22,6 +23,24 @@ DENSE = {
 }
 JOINT = {"loss__classification": "qfl", "loss__joint_alpha": 0.3, "model__quality": {"method": "lqe"}}
 DELTA = {"coding": "delta", "centre_deviation": 0.1, "size_deviation": 0.2, "level_scales": True}
+# Four of SSD300's maps, and a sixteenth of VGG16.
+SSD = {
+    "model__backbone": "vgg16",
+    "model__backbone_width": 0.0625,
+    "model__neck": "ssd",
+    "model__head": "single",
+    "model__class_activation": "softmax",
+    "model__anchors": {
+        "kind": "ssd",
+        "sizes": [12.0, 24.0, 40.0, 60.0, 80.0],
+        "ratios": [[2.0], [2.0, 3.0], [2.0, 3.0], [2.0]],
+        "steps": [8.0, 16.0, 32.0, 64.0],
+    },
+    "model__assigner": {"negative_iou": 0.5, "claims": "first_best"},
+    "model__box": {"centre_deviation": 0.1, "size_deviation": 0.2},
+    "loss__classification": "softmax",
+    "loss__smooth_l1_beta": 1.0,
+}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "retinanet": {"fusion": {"name": "classification"}, "model__quality": {"method": "none"}},
     "iou_aware": {},
@@ -53,6 +72,19 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "model__box": {"coding": "dfl", "level_scales": True},
         "model__align": True,
         "loss__box_weighting": "score",
+    },
+    "ssd": {**SSD, "model__quality": {"method": "none"}, "fusion": {"name": "classification"}},
+    "laar_ssd": {
+        **SSD,
+        "model__quality": {"method": "laar"},
+        "fusion": {"name": "product"},
+        "nms__out_score": "classification_clustered",
+    },
+    "led": {**SSD, "model__quality": {"method": "led", "channels": 8}, "fusion": {"name": "gaussian"}},
+    "led_direct": {
+        **SSD,
+        "model__quality": {"method": "led", "rich_features": False, "coarse_to_fine": False, "sharp_l2": False},
+        "fusion": {"name": "product"},
     },
     "clq_atss": {**DENSE, **JOINT, "model__box": DELTA, "model__align": True},
 }

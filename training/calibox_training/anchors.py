@@ -1,4 +1,4 @@
-"""Anchor boxes of a feature pyramid."""
+"""Anchor boxes of a pyramid of maps: RetinaNet's grid, and SSD's default boxes."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calibox_training.model_spec import AnchorSpec
+from calibox_training.anchor_spec import Anchors, AnchorSpec, SsdAnchorSpec
 
 
 class AnchorSet(NamedTuple):
@@ -30,7 +30,7 @@ class AnchorSet(NamedTuple):
 class AnchorGrid:
     """Anchors of all levels, finest first; within a level by row, column, then ratio-major shape.
 
-    The same order in which `DenseHead` flattens its maps.
+    The same order in which the heads flatten their maps.
     """
 
     def __init__(self, spec: AnchorSpec) -> None:
@@ -46,22 +46,12 @@ class AnchorGrid:
             strides: of each level, in input pixels.
             size: height and width of the input, from which `whole_pixels` takes its steps.
         """
-        steps = [(stride, stride) for stride in strides]
+        steps: list[tuple[float, float]] = [(stride, stride) for stride in strides]
         if self.spec.whole_pixels and size is not None:
             steps = [(size[0] // h, size[1] // w) for h, w in shapes]
-        levels = [self._level(*row) for row in zip(shapes, strides, steps, strict=True)]
-        counts = tuple(len(level) for level in levels)
-        spread = [torch.full((count,), float(stride)) for count, stride in zip(counts, strides, strict=True)]
-        return AnchorSet(torch.cat(levels), torch.cat(spread), counts)
-
-    def _level(self, shape: tuple[int, int], stride: int, step: tuple[int, int]) -> Tensor:
-        y, x = (
-            (torch.arange(count, dtype=torch.float32) + self.spec.offset) * distance
-            for count, distance in zip(shape, step, strict=True)
-        )
-        centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
-        centres = torch.stack([centre_x, centre_y, centre_x, centre_y], dim=-1)
-        return (centres[:, :, None, :] + self.shapes(stride)).reshape(-1, 4)
+        rows = zip(shapes, strides, steps, strict=True)
+        levels = [_tile(shape, step, self.spec.offset, self.shapes(stride)) for shape, stride, step in rows]
+        return _joined(levels, strides)
 
     def shapes(self, stride: int) -> Tensor:
         """Anchors of one location around the origin, float32 ``[per_location, 4]`` in pixels."""
@@ -73,3 +63,56 @@ class AnchorGrid:
         ]
         shapes = torch.tensor([(-w, -h, w, h) for w, h in halves])
         return shapes.round() if self.spec.whole_pixels else shapes
+
+
+def default_boxes(spec: SsdAnchorSpec, shapes: Sequence[tuple[int, int]], *, size: tuple[int, int]) -> AnchorSet:
+    """SSD's default boxes, finest first; within a level by row, column, then two squares and each ratio's pair.
+
+    Source: SSD, arXiv 1512.02325, section 2.2, and the authors' code; torchvision's `DefaultBoxGenerator` for the
+    inputs that both know, in pixels instead of shares of the input.
+
+    Args:
+        shapes: height and width of each level's map.
+        size: height and width of the input, at which sides are clipped.
+    """
+    levels = []
+    for number, (shape, step) in enumerate(zip(shapes, spec.steps, strict=True)):
+        sides = torch.tensor(_default_sides(spec, number))  # width, height
+        if spec.clip:
+            sides = torch.minimum(sides, torch.tensor([float(size[1]), float(size[0])]))
+        levels.append(_tile(shape, (step, step), 0.5, torch.cat([-sides / 2, sides / 2], dim=1)))
+    return _joined(levels, spec.steps)
+
+
+def _default_sides(spec: SsdAnchorSpec, level: int) -> list[tuple[float, float]]:
+    own, following = spec.sizes[level : level + 2]
+    between = math.sqrt(own * following)
+    sides = [(own, own), (between, between)]
+    for ratio in spec.ratios[level]:
+        long, short = own * math.sqrt(ratio), own / math.sqrt(ratio)
+        sides += [(long, short), (short, long)] if spec.inverses else [(long, short)]
+    return sides
+
+
+def lone_anchor(spec: Anchors) -> Tensor:
+    """The one anchor of each location, in strides, float32 ``[4]``."""
+    if not isinstance(spec, AnchorSpec):
+        raise TypeError("default boxes have several sizes at each location")
+    return AnchorGrid(spec).shapes(stride=1)[0]
+
+
+def _tile(shape: tuple[int, int], step: tuple[float, float], offset: float, boxes: Tensor) -> Tensor:
+    """Boxes around the origin at each position of a map, ``[n, 4] -> [h * w * n, 4]``."""
+    y, x = (
+        (torch.arange(count, dtype=torch.float32) + offset) * distance
+        for count, distance in zip(shape, step, strict=True)
+    )
+    centre_y, centre_x = torch.meshgrid(y, x, indexing="ij")
+    centres = torch.stack([centre_x, centre_y, centre_x, centre_y], dim=-1)
+    return (centres[:, :, None, :] + boxes).reshape(-1, 4)
+
+
+def _joined(levels: list[Tensor], strides: Sequence[float]) -> AnchorSet:
+    counts = tuple(len(level) for level in levels)
+    spread = [torch.full((count,), float(stride)) for count, stride in zip(counts, strides, strict=True)]
+    return AnchorSet(torch.cat(levels), torch.cat(spread), counts)

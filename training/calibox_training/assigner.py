@@ -1,4 +1,4 @@
-"""Assignment of anchors to objects, vectorised over a padded batch: fixed IoU thresholds (RetinaNet) and ATSS.
+"""Assignment of anchors to objects, vectorised over a padded batch: fixed IoU thresholds (RetinaNet, SSD) and ATSS.
 
 Letters: B images, G objects (padded), A anchors.
 """
@@ -54,7 +54,7 @@ def build_assigner(spec: AssignerSpec) -> Assigner:
 
 @dataclass(frozen=True, slots=True)
 class MaxIouAssigner:
-    """RetinaNet: thresholds on the IoU, and every object claims its best anchors."""
+    """RetinaNet and SSD: thresholds on the IoU, and every object claims its best anchors, or the first of them."""
 
     spec: AssignerSpec
 
@@ -73,8 +73,10 @@ class MaxIouAssigner:
         """Every object takes the anchors that no anchor overlaps better; the last object wins a contested one."""
         if iou_BGA.shape[1] == 0:
             return found_BA
-        top_BG1 = iou_BGA.amax(dim=2, keepdim=True)
+        top_BG1, first_BG1 = iou_BGA.max(dim=2, keepdim=True)
         claims_BGA = (iou_BGA == top_BG1) & (top_BG1 > self.spec.min_positive_iou)
+        if self.spec.claims == "first_best":
+            claims_BGA &= torch.arange(iou_BGA.shape[2], device=iou_BGA.device) == first_BG1
         number_G = torch.arange(iou_BGA.shape[1], device=iou_BGA.device)[None, :, None]
         claimer_BA = torch.where(claims_BGA, number_G, BACKGROUND).amax(dim=1)
         return torch.where(claimer_BA >= 0, claimer_BA, found_BA)

@@ -103,25 +103,27 @@ def aligned_iou(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     common = (high - low).clamp(min=0).prod(dim=-1)
-    union = _area(boxes) + _area(others) - common
+    union = area(boxes) + area(others) - common
     return common / union.clamp(min=1e-6)
 
 
 def batched_intersection(boxes_BG4: Tensor, anchors_A4: Tensor) -> Tensor:
-    """Common area of every object with every anchor, ``[B, G, A]``."""
-    low = torch.maximum(boxes_BG4[:, :, None, :2], anchors_A4[:, :2])
-    high = torch.minimum(boxes_BG4[:, :, None, 2:], anchors_A4[:, 2:])
+    """Common area of every object with every anchor, or with every box ``[B, A, 4]`` of its image: ``[B, G, A]``."""
+    anchors = anchors_A4[..., None, :, :]
+    low = torch.maximum(boxes_BG4[:, :, None, :2], anchors[..., :2])
+    high = torch.minimum(boxes_BG4[:, :, None, 2:], anchors[..., 2:])
     return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def batched_iou(boxes_BG4: Tensor, anchors_A4: Tensor) -> Tensor:
     """IoU of every object with every anchor, ``[B, G, A]`` in 0..1."""
     common = batched_intersection(boxes_BG4, anchors_A4)
-    union = _area(boxes_BG4)[:, :, None] + _area(anchors_A4) - common
+    union = area(boxes_BG4)[:, :, None] + area(anchors_A4) - common
     return common / union.clamp(min=1e-6)
 
 
-def _area(boxes: Tensor) -> Tensor:
+def area(boxes: Tensor) -> Tensor:
+    """Areas ``[...]`` of boxes ``[..., 4]`` in square pixels, 0 where a side is negative."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 

@@ -55,12 +55,7 @@ def load_checkpoint(path: Path) -> TrainedModel:
     Raises:
         CheckpointError: it cannot be read, or holds something else.
     """
-    try:
-        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(saved, dict) or METADATA_KEY not in saved:
-        raise CheckpointError(f"{path} was not written by `calibox train`: it carries no recipe")
+    saved = _read(path)
     facts = saved[METADATA_KEY]
     recipe = parse_recipe(facts["recipe"], source=f"the recipe in {path}")
     classes = tuple(ClassInfo.model_validate(c) for c in facts["classes"])
@@ -84,6 +79,25 @@ def load_checkpoint(path: Path) -> TrainedModel:
         commit=facts["commit"],
         metrics=facts["metrics"],
     )
+
+
+def stored_recipe(path: Path) -> Recipe:
+    """The recipe that a checkpoint was trained by, as today's schema reads it.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
+    return parse_recipe(_read(path)[METADATA_KEY]["recipe"], source=f"the recipe in {path}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(saved, dict) or METADATA_KEY not in saved:
+        raise CheckpointError(f"{path} was not written by `calibox train`: it carries no recipe")
+    return saved
 
 
 def current_commit() -> str:

@@ -56,12 +56,15 @@ def train(
     compile_: Compile = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Train a detector by a recipe. Under torchrun every process takes its share (DDP)."""
+    """Train a detector by a recipe, stage by stage where it has several; the same command goes on with them.
+
+    Under torchrun every process takes its share (DDP).
+    """
     require_extra("train", "train", "torch", "torchvision", "lightning", "yaml", "pycocotools", "cv2", "simplejpeg")
     from calibox_core.layouts import open_dataset
     from calibox_training.recipe import load_recipe, with_overrides
+    from calibox_training.stages import stage_runs, train_by_stages
     from calibox_training.train import RunSettings
-    from calibox_training.train import train as run
 
     chosen = with_overrides(
         load_recipe(recipe),
@@ -85,6 +88,8 @@ def train(
         compile=compile_,
         progress=progress,
     )
-    result = run(chosen, open_dataset(data or chosen.data.name, chosen.data), settings)
+    for stage in stage_runs(chosen, settings.output):
+        typer.echo(f"stage {stage.name}: {stage.state}")
+    result = train_by_stages(chosen, open_dataset(data or chosen.data.name, chosen.data), settings)
     measured = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None)
     typer.echo(f"{measured}\ncheckpoint: {result.checkpoint}")

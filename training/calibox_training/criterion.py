@@ -6,13 +6,13 @@ Letters: B images, G objects (padded), A anchors, C classes.
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from calibox_training.anchors import AnchorSet
-from calibox_training.assigner import IGNORED, Assignment, build_assigner
+from calibox_training.assigner import BACKGROUND, IGNORED, Assignment, build_assigner
 from calibox_training.box_coder import BoxCoder, aligned_iou, centerness
+from calibox_training.loss_spec import LossSpec
 from calibox_training.losses import (
     ScoreLogs,
     distribution_focal_loss,
@@ -20,22 +20,18 @@ from calibox_training.losses import (
     giou_loss,
     iou_aware_bce_loss,
     matchability_aware_loss,
+    mined_cross_entropy,
     quality_focal_loss,
     score_logs,
     smooth_l1_loss,
     varifocal_loss,
 )
-from calibox_training.model_spec import LossSpec, ModelSpec, NoQuality
+from calibox_training.model_spec import ModelSpec
 from calibox_training.models.heads import HeadOutput
-from calibox_training.quality import Matches, quality_loss
-
-
-class Objects(NamedTuple):
-    """Ground truth of a batch, padded to the most objects of an image."""
-
-    boxes_BG4: Tensor  # float32, x1, y1, x2, y2 in input pixels; 0 on padding
-    labels_BG: Tensor  # int64 class index; -1 on padding and on crowd regions
-    crowd_BG: Tensor  # bool
+from calibox_training.objects import Objects
+from calibox_training.processes import over_processes
+from calibox_training.quality import Matches, quality_term
+from calibox_training.quality_spec import NoQuality
 
 
 class Losses(NamedTuple):
@@ -67,14 +63,18 @@ class Criterion:
         decoded_BA4 = self.coder.decode(found.box_BAV, anchors.boxes_A4, anchors.stride_A)
         iou_BA = aligned_iou(decoded_BA4, object_BA4)
         matches = Matches(assignment, anchors.boxes_A4, object_BA4, label_BA, iou_BA)
-        count = _over_processes(assignment.positive_BA.sum().float()).clamp(min=1.0)
+        count = over_processes(assignment.positive_BA.sum().float()).clamp(min=1.0)
         classification = self._classification(found, matches).sum() / count
         box = self._box(found, decoded_BA4, anchors, matches)
-        quality = self.quality_weight * quality_loss(self.quality, found.quality_BA1, matches).sum() / count
+        quality = self.quality_weight * quality_term(self.quality, found, matches, objects, decoded_BA4, count)
         return Losses(classification + box + quality, classification, box, quality)
 
     def _classification(self, found: HeadOutput, matches: Matches) -> Tensor:
         logits_BAC, known_BA = found.class_BAC, matches.assignment.object_BA != IGNORED
+        if self.loss.classification == "softmax":
+            label_BA = matches.label_BA.clamp(min=-1) + 1
+            background_BA = matches.assignment.object_BA == BACKGROUND
+            return mined_cross_entropy(logits_BAC, label_BA, background_BA, negative_ratio=self.loss.negative_ratio)
         # One class more takes the background rows and is cut off again.
         hard_BAC = F.one_hot(matches.label_BA.clamp(min=-1) + 1, logits_BAC.shape[-1] + 1)[..., 1:]
         if self.loss.classification == "focal":
@@ -98,13 +98,13 @@ class Criterion:
 
     def _score(self, class_logits: Tensor, found: HeadOutput) -> ScoreLogs:
         """The trained score of class logits ``[B, A, classes]``."""
-        quality = class_logits if found.quality_BA1 is None else found.quality_BA1
+        quality = class_logits if found.quality_BAQ is None else found.quality_BAQ
         return score_logs(class_logits, quality, alpha=self.loss.joint_alpha)
 
     def _box(self, found: HeadOutput, decoded_BA4: Tensor, anchors: AnchorSet, matches: Matches) -> Tensor:
         weight_BA = self._box_weights(found, matches) * matches.assignment.positive_BA
         # Scores near 0 divide as they are: a clamp at 1 would hold back the first steps. 0 / 1e-6 without positives.
-        total = _over_processes(weight_BA.sum()).clamp(min=1.0 if self.loss.box_weighting == "uniform" else 1e-6)
+        total = over_processes(weight_BA.sum()).clamp(min=1.0 if self.loss.box_weighting == "uniform" else 1e-6)
         target_BA4 = self.coder.encode(matches.object_BA4, anchors.boxes_A4, anchors.stride_A)
         if self.loss.box == "giou":
             loss_BA = giou_loss(decoded_BA4, matches.object_BA4)
@@ -134,12 +134,3 @@ def _matched(assignment: Assignment, objects: Objects) -> tuple[Tensor, Tensor]:
     boxes = F.pad(objects.boxes_BG4, (0, 0, 1, 0))
     labels = F.pad(objects.labels_BG, (1, 0), value=-1)
     return boxes.gather(1, index_BA[..., None].expand(-1, -1, 4)), labels.gather(1, index_BA)
-
-
-def _over_processes(total: Tensor) -> Tensor:
-    """Mean per process: gradients are averaged over processes afterwards."""
-    if dist.is_available() and dist.is_initialized():
-        total = total.clone()
-        dist.all_reduce(total)
-        total = total / dist.get_world_size()
-    return total

@@ -1,6 +1,6 @@
 """Validation in PyTorch: the same letterbox, candidates, reference CalibratedNMS and metrics as everywhere else."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,16 @@ from numpy.typing import NDArray
 from calibox_core.boxes import pairwise_iou, xyxy_to_xywh
 from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth, score_iou_correlations
 from calibox_core.dataset import DataFolder
+from calibox_core.format_metrics import format_metrics
 from calibox_core.fusion import Fusion, fuse
-from calibox_core.kitti_metrics import kitti_metrics
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import ClassInfo
 from calibox_core.nms import Candidates, Detections, NmsAttributes, calibrated_nms, select_candidates
-from calibox_core.voc import FORMAT_KEY
-from calibox_core.voc_metrics import voc_metrics
 from calibox_training.data.coco import ImageRecord, read_image
 from calibox_training.inference import CandidateGraph
 
 # Every detection counts for AP, whatever its score.
 NO_THRESHOLD = 0.0
-# Metrics that a format defines for itself, beside COCO's.
-FORMAT_METRICS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], Metrics]] = {
-    "voc": voc_metrics,
-    "kitti": kitti_metrics,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +101,4 @@ def summarise(annotations: dict[str, Any], results: Iterable[ImageResult]) -> tu
     detections = [detection for result in results for detection in result.detections]
     metrics, table = coco_metrics(load_ground_truth(annotations), detections)
     samples = np.concatenate([np.empty((0, 4), np.float32), *(result.correlation for result in results)])
-    own = FORMAT_METRICS.get(annotations.get("info", {}).get(FORMAT_KEY))
-    return {**metrics, **(own(annotations, detections) if own else {}), **score_iou_correlations(*samples.T)}, table
+    return {**metrics, **format_metrics(annotations, detections), **score_iou_correlations(*samples.T)}, table

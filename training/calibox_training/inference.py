@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from calibox_core.fusion import SMALLEST_SCORE
 from calibox_training.models.detector import Detector
+from calibox_training.models.scores import class_scores
+from calibox_training.quality import quality_scores
 
 
 class CandidateGraph(nn.Module):
-    """Normalisation, network, sigmoid, decoding, and the best anchors of each level. Exportable; fixed input size."""
+    """Normalisation, network, scores, decoding, and the best anchors of each level. Exportable; fixed input size."""
 
     detector: Detector
     anchors_A4: Tensor
@@ -38,9 +40,9 @@ class CandidateGraph(nn.Module):
             ``[B, A, C]`` and localization scores ``[B, A, 1]`` in 0..1, the latter 1 without a quality branch.
         """
         found = self.detector(self.detector.normalise(images))
-        p_BAC = found.class_BAC.float().sigmoid()
-        quality = found.quality_BA1
-        q_BA1 = torch.ones_like(p_BAC[..., :1]) if quality is None else quality.float().sigmoid()
+        spec, quality = self.detector.spec, found.quality_BAQ
+        p_BAC = class_scores(found.class_BAC, spec.class_activation)
+        q_BA1 = torch.ones_like(p_BAC[..., :1]) if quality is None else quality_scores(spec.quality, quality)
         chosen_BA = self._best_per_level(p_BAC, q_BA1, fusion)[..., None]
         p_BAC = p_BAC.gather(1, chosen_BA.expand(-1, -1, p_BAC.shape[2]))
         q_BA1 = q_BA1.gather(1, chosen_BA)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from calibox_core.manifest import DatasetInfo
 from calibox_training.anchors import AnchorSet
 from calibox_training.checkpoint import METADATA_KEY, current_commit, metadata
-from calibox_training.criterion import Criterion, Objects
+from calibox_training.criterion import Criterion
 from calibox_training.data.coco import Batch
 from calibox_training.data.module import CocoDataModule
 from calibox_training.data.sampling import step_seed
@@ -22,6 +22,8 @@ from calibox_training.evaluation import Evaluator, ImageResult, summarise
 from calibox_training.inference import CandidateGraph
 from calibox_training.models.detector import Detector
 from calibox_training.models.heads import HeadOutput
+from calibox_training.objects import Objects
+from calibox_training.processes import summed
 from calibox_training.recipe import Recipe, RecipeError
 from calibox_training.schedule import build_schedulers
 
@@ -103,7 +105,7 @@ class DetectorModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Lets the mean loss of the epoch, over all processes, decide whether the learning rate falls."""
         if self.plateau is not None:
-            total, count = _summed(self.epoch_loss).tolist()
+            total, count = summed(self.epoch_loss).tolist()
             self.plateau.step(total / max(1.0, count))
 
     def on_validation_epoch_start(self) -> None:
@@ -154,8 +156,10 @@ class DetectorModule(LightningModule):
         checkpoint[METADATA_KEY] = metadata(self.recipe, self.data.classes, self.dataset, self.commit, self.metrics)
         checkpoint[PROGRESS_KEY] = {
             # Every process resumes with an equal share of what all of them had summed.
-            "epoch_loss": _summed(self.epoch_loss).cpu() / self.trainer.world_size,
+            "epoch_loss": summed(self.epoch_loss).cpu() / self.trainer.world_size,
             "plateau": self.plateau.state_dict() if self.plateau is not None else None,
+            # Lightning gives a loader its state back inside an epoch only, not where a new one begins.
+            "loader": self.data.train_loader.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -164,6 +168,8 @@ class DetectorModule(LightningModule):
         progress = checkpoint.get(PROGRESS_KEY)  # absent from checkpoints before there were any inside an epoch
         if progress is not None:
             self.epoch_loss, self.plateau_state = progress["epoch_loss"], progress["plateau"]
+            if "loader" in progress:
+                self.data.train_loader.load_state_dict(progress["loader"])
 
 
 def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Module]:
@@ -187,14 +193,6 @@ def freeze(detector: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Module]:
 
 def _below(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _summed(value: Tensor) -> Tensor:
-    """The sum over all processes."""
-    if dist.is_available() and dist.is_initialized():
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
 
 
 def _gather(results: list[ImageResult]) -> list[ImageResult]:

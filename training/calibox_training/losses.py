@@ -91,6 +91,28 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -
     return loss
 
 
+def mined_cross_entropy(logits_BAC: Tensor, label_BA: Tensor, candidate_BA: Tensor, *, negative_ratio: float) -> Tensor:
+    """Cross entropy of softmax scores on positives and on the hardest background of each image, ``[B, A]``, else 0.
+
+    An image with P positives keeps the ``negative_ratio * P`` background anchors of the largest loss, ties by index; an
+    image without any keeps none. Source: SSD, arXiv 1512.02325, section 2.2.
+
+    Args:
+        logits_BAC: column 0 is the background.
+        label_BA: int64 column of each anchor's class, 0 for background.
+        candidate_BA: bool, the background anchors that may be kept.
+    """
+    logs_BAC = logits_BAC.float().log_softmax(dim=-1)
+    loss_BA = -logs_BAC.gather(-1, label_BA[..., None])[..., 0]
+    hard_BA = torch.where(candidate_BA, -logs_BAC[..., 0].detach(), -1.0)  # a loss is at least 0
+    order_BA = hard_BA.argsort(dim=1, descending=True, stable=True)
+    place_A = torch.arange(order_BA.shape[1], device=order_BA.device)
+    rank_BA = torch.empty_like(order_BA).scatter_(1, order_BA, place_A.expand_as(order_BA))
+    positive_BA = label_BA > 0
+    kept_BA = (rank_BA < negative_ratio * positive_BA.sum(dim=1, keepdim=True)) & candidate_BA
+    return loss_BA * (positive_BA | kept_BA)
+
+
 def smooth_l1_loss(predicted: Tensor, targets: Tensor, *, beta: float) -> Tensor:
     """Smooth L1, quadratic below ``beta``, not reduced. Source: IoU-aware RetinaNet, eq. 2."""
     return F.smooth_l1_loss(predicted.float(), targets.float(), beta=beta, reduction="none")

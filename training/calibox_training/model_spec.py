@@ -1,8 +1,12 @@
-"""The model and its losses as a recipe names them: parts and their values. Defaults are IoU-aware RetinaNet's."""
+"""The model as a recipe names it: parts and their values. Defaults are IoU-aware RetinaNet's."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
+
+from calibox_training.anchor_spec import Anchors, AnchorSpec
+from calibox_training.parts import Fraction, NotNegative, Part, Positive
+from calibox_training.quality_spec import IouAwareQuality, QualityBranch
 
 Backbone = Literal[
     "resnet18",
@@ -14,43 +18,12 @@ Backbone = Literal[
     "regnet_y_400mf",
     "regnet_y_800mf",
     "mobilenet_v3_large",
+    "vgg16",
 ]
 # Backbones that can be had with fewer channels.
-NARROWABLE = ("resnet18", "resnet34")
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Part(BaseModel):
-    """A group of values; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AnchorSpec(Part):
-    """Anchors of a level: base_size * stride * scale, for each aspect ratio (height / width)."""
-
-    base_size: Positive = Field(default=4.0, description="Side in strides (RetinaNet: 4, ATSS and CLQ: 8).")
-    scales: tuple[Positive, ...] = Field(
-        default=(1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
-        min_length=1,
-        description="Multiples of the base (RetinaNet: octaves in thirds).",
-    )
-    ratios: tuple[Positive, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1, description="Height over width.")
-    offset: Fraction = Field(
-        default=0.5, description="Position of the first centre, in strides (mmdetection, torchvision: 0)."
-    )
-    whole_pixels: bool = Field(
-        default=False,
-        description="torchvision's anchors: sides cut and corners rounded to pixels, and the step between centres is "
-        "the input's size divided by the map's, cut to pixels.",
-    )
-
-    @property
-    def per_location(self) -> int:
-        """Anchors at each position."""
-        return len(self.scales) * len(self.ratios)
+NARROWABLE = ("resnet18", "resnet34", "vgg16")
+# Maps that SSD's layers can give: conv4_3, fc7 and the extra ones.
+SSD_LEVELS = {"ssd300": 6, "ssd512": 7}
 
 
 class AssignerSpec(Part):
@@ -67,6 +40,11 @@ class AssignerSpec(Part):
         default=0.0,
         description="max_iou: every object claims its best anchors when their IoU is above this (mmdetection: 0; "
         "1 turns it off).",
+    )
+    claims: Literal["every_best", "first_best"] = Field(
+        default="every_best",
+        description="max_iou: what an object claims when several anchors overlap it equally well: all of them "
+        "(mmdetection), or the first (SSD).",
     )
     top_k: Annotated[int, Field(ge=1)] = Field(default=9, description="atss: nearest anchors per level and object.")
 
@@ -91,66 +69,6 @@ class BoxSpec(Part):
     level_scales: bool = Field(default=False, description="A learnt factor per level (FCOS, ATSS, CLQ).")
 
 
-class NoQuality(Part):
-    """Plain detectors: the localization score is 1."""
-
-    method: Literal["none"] = "none"
-
-
-class IouAwareQuality(Part):
-    """IoU-aware RetinaNet: one logit per anchor on the last feature of the box tower."""
-
-    method: Literal["iou_aware"] = "iou_aware"
-    loss: Literal["bce", "l2"] = Field(default="bce", description="Loss on the predicted IoU (the paper's Table 2).")
-    weight: NotNegative = Field(default=1.0, description="Weight of that loss; 0 turns it off.")
-    detach_target: bool = Field(
-        default=True,
-        description="True: the paper as written. False: the gradient of the loss also moves the boxes through the "
-        "target IoU, as the authors' code does.",
-    )
-
-
-class LaarQuality(Part):
-    """LAAR: a tower of its own predicts how well the anchor lies on any object."""
-
-    method: Literal["laar"] = "laar"
-    loss: Literal["bce_pos", "focal_soft", "smooth_l1_pos"] = Field(
-        default="bce_pos",
-        description="Cross entropy on positives; soft focal loss on all anchors that are not ignored (use a weight of "
-        "at most 0.1); smooth L1 on positives.",
-    )
-    weight: NotNegative = Field(default=1.0, description="Weight of that loss (the paper: all losses weigh 1).")
-
-
-class CenternessQuality(Part):
-    """FCOS: how central the anchor's centre lies in its object, on the box tower; a comparison."""
-
-    method: Literal["centerness"] = "centerness"
-    weight: NotNegative = Field(default=1.0, description="Weight of its cross entropy.")
-
-
-class LqeQuality(Part):
-    """CLQ: the IoU of the decoded box, on the box tower, or on the class tower when that is aligned."""
-
-    method: Literal["lqe"] = "lqe"
-    weight: NotNegative = Field(default=1.0, description="Weight of its cross entropy.")
-
-
-def _method(value: Any) -> Any:
-    """Recipes from before there was a choice name no method."""
-    return value.get("method", "iou_aware") if isinstance(value, dict) else getattr(value, "method", None)
-
-
-QualityBranch = Annotated[
-    Annotated[NoQuality, Tag("none")]
-    | Annotated[IouAwareQuality, Tag("iou_aware")]
-    | Annotated[LaarQuality, Tag("laar")]
-    | Annotated[CenternessQuality, Tag("centerness")]
-    | Annotated[LqeQuality, Tag("lqe")],
-    Discriminator(_method),
-]
-
-
 class ModelSpec(Part):
     """Architecture."""
 
@@ -160,14 +78,34 @@ class ModelSpec(Part):
     )
     backbone_width: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
-        description="Multiple of the channels of resnet18 and resnet34 (their stem keeps its 64), for experiments on "
-        "small machines; below 1 there are no published weights.",
+        description="Multiple of the channels of resnet18 and resnet34 (their stem keeps its 64) and of vgg16 with "
+        "SSD's extra layers (at least 8 each), for experiments on small machines; below 1 there are no published "
+        "weights.",
     )
     frozen: tuple[str, ...] = Field(default=(), description="Prefixes of backbone modules that are not trained.")
     frozen_statistics: bool = Field(default=False, description="Keep the backbone's batch-norm statistics fixed.")
     backbone_norm_epsilon: NotNegative | None = Field(
         default=None,
         description="Of the backbone's batch norms (torchvision's RetinaNet COCO_V1: 0); none: as the backbone has it.",
+    )
+    normalisation: Literal["imagenet", "ssd"] = Field(
+        default="imagenet",
+        description="Mean and deviation of the input: ImageNet's, or those of torchvision's SSD and of VGG16's "
+        "IMAGENET1K_FEATURES (a mean alone).",
+    )
+    neck: Literal["fpn", "ssd"] = Field(
+        default="fpn",
+        description="Maps for the head: P3 to P7 of an FPN, or vgg16's conv4_3 and fc7 with extra layers.",
+    )
+    extra_layers: Literal["ssd300", "ssd512"] = Field(
+        default="ssd300", description="neck ssd: 4 or 5 extra layers, of which as many are built as the anchors need."
+    )
+    head: Literal["towers", "single"] = Field(
+        default="towers",
+        description="Towers that all levels share, or one 3x3 convolution per level and branch (SSD).",
+    )
+    class_activation: Literal["sigmoid", "softmax"] = Field(
+        default="sigmoid", description="softmax: one more class, the background, in column 0."
     )
     fpn_channels: Annotated[int, Field(ge=8, multiple_of=8)] = Field(
         default=256, description="Channels of FPN and towers."
@@ -181,7 +119,7 @@ class ModelSpec(Part):
         default=False,
         description="CLQ: a deformable convolution, guided by the regressed distances, before the class tower.",
     )
-    anchors: AnchorSpec = Field(default_factory=AnchorSpec)
+    anchors: Anchors = Field(default_factory=AnchorSpec)
     assigner: AssignerSpec = Field(default_factory=AssignerSpec)
     box: BoxSpec = Field(default_factory=BoxSpec)
     quality: QualityBranch = Field(default_factory=IouAwareQuality)
@@ -194,35 +132,31 @@ class ModelSpec(Part):
 
     @model_validator(mode="after")
     def _one_box_to_align_with(self) -> Self:
-        if self.align and self.anchors.per_location != 1:
+        if self.align and self.anchors.per_level[0] != 1:
             raise ValueError(
-                f"align needs one anchor per location, whose box guides it; there are {self.anchors.per_location}"
+                f"align needs one anchor per location, whose box guides it; there are {self.anchors.per_level[0]}"
             )
         return self
 
+    @model_validator(mode="after")
+    def _ssd_is_whole(self) -> Self:
+        ssd = self.neck == "ssd"
+        if ssd != (self.backbone == "vgg16") or ssd != (self.anchors.kind == "ssd"):
+            raise ValueError(
+                "neck ssd, backbone vgg16 and anchors of kind ssd go together; "
+                f"these are {self.neck}, {self.backbone} and {self.anchors.kind}"
+            )
+        levels, most = len(self.anchors.per_level), SSD_LEVELS[self.extra_layers]
+        if ssd and levels > most:
+            raise ValueError(f"the anchors have {levels} levels; {self.extra_layers} has {most} maps for them")
+        if ssd and self.head != "single":
+            raise ValueError("neck ssd has maps of different widths, which towers cannot share: write head: single")
+        return self
 
-class LossSpec(Part):
-    """Losses, with the values of RetinaNet where nothing is said."""
-
-    classification: Literal["focal", "qfl", "vfl", "mal", "ia_bce"] = Field(
-        default="focal",
-        description="focal learns hard labels; the others the IoU of the decoded box at the object's class: quality "
-        "focal loss, varifocal loss, matchability-aware loss, IoU-aware cross entropy.",
-    )
-    joint_alpha: NotNegative = Field(
-        default=0.0,
-        description="Exponent of q in the score p * q^alpha that the classification loss trains (CLQ: 0.3); 0: p "
-        "alone. Not with focal.",
-    )
-    focal_alpha: Fraction = Field(default=0.25, description="focal: balance of positives.")
-    focal_gamma: NotNegative = Field(default=2.0, description="focal: focusing exponent.")
-    qfl_beta: Annotated[float, Field(ge=1)] = Field(default=2.0, description="qfl: focusing exponent.")
-    box: Literal["smooth_l1", "giou"] = Field(default="smooth_l1", description="On the code, or on decoded boxes.")
-    smooth_l1_beta: Positive = Field(default=0.11, description="Where smooth L1 turns linear (mmdetection: 0.11).")
-    box_weight: Positive = Field(default=1.0, description="Weight of the box loss.")
-    box_weighting: Literal["uniform", "score", "centerness"] = Field(
-        default="uniform",
-        description="Weight of each positive in the box loss: all 1, its trained score (CLQ's code) or its centerness "
-        "(ATSS).",
-    )
-    dfl_weight: NotNegative = Field(default=0.25, description="dfl: weight of the distribution's own loss.")
+    @model_validator(mode="after")
+    def _single_convolutions_stand_alone(self) -> Self:
+        if self.head == "single" and (self.align or self.box.level_scales):
+            raise ValueError("align and box.level_scales belong to head towers; the head is single")
+        if self.head != "single" and self.quality.method == "led":
+            raise ValueError("quality led reads the class and box maps of each level's own: write head: single")
+        return self

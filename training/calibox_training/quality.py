@@ -1,6 +1,6 @@
-"""What a quality branch learns, and from which anchors.
+"""What a quality branch learns, from which anchors, and the localization score that its values mean.
 
-Letters: B images, A anchors.
+Letters: B images, A anchors, Q raw values per anchor.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from calibox_training.assigner import IGNORED, Assignment
 from calibox_training.box_coder import centerness
+from calibox_training.led.coding import localization_score
+from calibox_training.led.loss import led_loss
 from calibox_training.losses import ScoreLogs, iou_bce_loss, iou_l2_loss, quality_focal_loss, score_logs, smooth_l1_loss
-from calibox_training.model_spec import (
+from calibox_training.models.heads import HeadOutput
+from calibox_training.objects import Objects
+from calibox_training.quality_spec import (
     CenternessQuality,
+    ElementwiseBranch,
     IouAwareQuality,
     LaarQuality,
+    LedQuality,
     LqeQuality,
     NoQuality,
     QualityBranch,
@@ -35,7 +41,36 @@ class Matches(NamedTuple):
     iou_BA: Tensor  # of the decoded box with the object; carries the gradient into the box branch
 
 
-def quality_loss(branch: QualityBranch, logits_BA1: Tensor | None, matches: Matches) -> Tensor:
+def quality_scores(branch: QualityBranch, quality_BAQ: Tensor) -> Tensor:
+    """Localization scores, float32 ``[B, A, 1]`` in 0..1, of what the branch put out."""
+    if isinstance(branch, LedQuality):
+        return localization_score(branch, quality_BAQ)
+    return quality_BAQ.float().sigmoid()
+
+
+def quality_term(
+    branch: QualityBranch,
+    found: HeadOutput,
+    matches: Matches,
+    objects: Objects,
+    decoded_BA4: Tensor,
+    count: Tensor,
+) -> Tensor:
+    """A branch's loss as a scalar, not yet weighted.
+
+    Args:
+        objects: of the batch, for branches that choose their own samples.
+        decoded_BA4: boxes of all anchors in pixels, with their gradient.
+        count: positives per process, at least 1, by which sums over positives are divided.
+    """
+    if isinstance(branch, LedQuality):
+        assert found.quality_BAQ is not None  # the head has a branch where the recipe names one
+        known_BA = matches.assignment.object_BA != IGNORED
+        return led_loss(branch, found.quality_BAQ, decoded_BA4, objects, known_BA)
+    return quality_loss(branch, found.quality_BAQ, matches).sum() / count
+
+
+def quality_loss(branch: ElementwiseBranch, logits_BA1: Tensor | None, matches: Matches) -> Tensor:
     """Elements ``[B, A]`` of a branch's loss, 0 where an anchor teaches it nothing."""
     if isinstance(branch, NoQuality) or logits_BA1 is None:
         return torch.zeros_like(matches.iou_BA)

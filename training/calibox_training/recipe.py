@@ -12,8 +12,11 @@ from calibox_core.fusion import Fusion, FusionName
 from calibox_core.layouts import DataLayout
 from calibox_core.manifest import InputSpec, ModelName, QualitySpec, Thresholds
 from calibox_core.nms import NmsAttributes
-from calibox_training.model_spec import LossSpec, ModelSpec, Part
-from calibox_training.training_spec import Augmentation, Schedule
+from calibox_training.loss_spec import LossSpec
+from calibox_training.model_spec import ModelSpec
+from calibox_training.parts import Part
+from calibox_training.pyramid import map_shapes
+from calibox_training.training_spec import Augmentation, Schedule, Stage
 
 BUILTIN_RECIPES = Path(__file__).parent / "recipes"
 # Quantity that a quality branch predicts.
@@ -23,7 +26,10 @@ QUALITY_TARGETS = {
     "lqe": "iou",
     "laar": "anchor_iou",
     "centerness": "centerness",
+    "led": "iou",
 }
+# What belongs to a recipe as a whole and not to one of its stages.
+_OF_THE_WHOLE = ("name", "data", "stages")
 
 
 class RecipeError(CaliboxError):
@@ -57,6 +63,7 @@ class Recipe(Part):
     per_level_top_k: Annotated[int, Field(ge=1)] = Field(default=1000, description="Anchors per level by key.")
     nms: NmsAttributes = Field(default_factory=NmsAttributes)
     thresholds: Thresholds = Field(default_factory=Thresholds)
+    stages: tuple[Stage, ...] = Field(default=(), description="Trainings in a row; none: one, by the values above.")
 
     @property
     def quality(self) -> QualitySpec:
@@ -72,13 +79,38 @@ class Recipe(Part):
                 f"quality method none leaves the fusion {self.fusion.name.value} nothing to fuse: "
                 "write fusion: {name: classification}"
             )
-        if self.loss.joint_alpha and (method == "none" or self.loss.classification == "focal"):
+        if self.loss.joint_alpha and (method == "none" or self.loss.classification in ("focal", "softmax")):
             raise ValueError(
                 f"loss.joint_alpha {self.loss.joint_alpha:g} needs a quality branch (method: {method}) and one of the "
                 f"losses qfl, vfl, mal, ia_bce (classification: {self.loss.classification})"
             )
+        if (self.loss.classification == "softmax") != (self.model.class_activation == "softmax"):
+            raise ValueError(
+                "loss.classification softmax and model.class_activation softmax go together; "
+                f"these are {self.loss.classification} and {self.model.class_activation}"
+            )
+        if self.loss.classification == "softmax" and self.loss.box_weighting == "score":
+            raise ValueError("loss.box_weighting score needs sigmoid scores; the classification loss is softmax")
         if self.model.box.coding == "dfl" and self.loss.box != "giou":
             raise ValueError("box coding dfl learns distances: write loss: {box: giou}")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_fit_the_maps(self) -> Self:
+        for height, width in ((self.input.height, self.input.width), *self.augmentation.sizes):
+            map_shapes(self.model, height, width)  # a ValueError where the layers leave nothing
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_recipes(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages have the same name: {', '.join(names)}")
+        try:
+            for stage in self.stages:
+                recipe_of_stage(self, stage)
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
         return self
 
 
@@ -115,18 +147,50 @@ def parse_recipe(document: Any, *, source: str) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """A recipe with some values replaced; keys are dotted paths, None leaves a value as it is.
+    """A recipe with some values replaced, in every stage; keys are dotted paths, None leaves a value as it is.
 
     Raises:
-        RecipeError: a value is out of range.
+        RecipeError: a path leads nowhere, or a value is out of range.
     """
     document = recipe.model_dump(mode="json")
-    for path, value in values.items():
-        if value is None:
-            continue
-        *parents, last = path.split(".")
-        part = document
-        for parent in parents:
-            part = part[parent]
-        part[last] = deepcopy(value)  # a later path may change a part of it
+    given = {path: value for path, value in values.items() if value is not None}
+    for path, value in given.items():
+        _replace(document, path, value)
+    if "stages" not in given:
+        for stage in document["stages"]:
+            stage["set"] = _last_of_all(stage["set"], given)
     return parse_recipe(document, source="the recipe with these options")
+
+
+def recipe_of_stage(recipe: Recipe, stage: Stage) -> Recipe:
+    """What one stage trains by: the recipe with the stage's values, and without stages.
+
+    Raises:
+        RecipeError: a path leads nowhere or to what a stage cannot change, or a value is out of range.
+    """
+    document = recipe.model_dump(mode="json", exclude={"stages"})
+    for path, value in stage.set.items():
+        if _part_of(path) in _OF_THE_WHOLE:
+            raise RecipeError(f"stage {stage.name} sets {path}, which is the same in all stages")
+        _replace(document, path, value)
+    return parse_recipe(document, source=f"stage {stage.name}")
+
+
+def _last_of_all(stage: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A stage's values with others after them, so that those win."""
+    added = {path: value for path, value in given.items() if _part_of(path) not in _OF_THE_WHOLE}
+    return {path: value for path, value in stage.items() if path not in added} | added
+
+
+def _replace(document: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    part: Any = document
+    for parent in parents:
+        part = part.get(parent)
+        if not isinstance(part, dict):
+            raise RecipeError(f"no value of a recipe is at {path}: {parent} has no parts")
+    part[last] = deepcopy(value)  # a later path may change a part of it
+
+
+def _part_of(path: str) -> str:
+    return path.split(".", maxsplit=1)[0]

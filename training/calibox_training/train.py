@@ -24,6 +24,7 @@ from calibox_training.recipe import Recipe
 from calibox_training.run_checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO, RunCheckpoint
 
 log = logging.getLogger(__name__)
+METRICS = "metrics.json"  # in the folder of a run that came to its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +55,11 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
     Runs alone or in every process that torchrun starts (DDP).
 
     Raises:
-        RunError: the output folder holds another run and this one does not resume it, or this machine cannot do what
-            was asked.
+        RunError: the output folder holds another run and this one does not resume it, this machine cannot do what
+            was asked, or the recipe has stages, which `calibox_training.stages` runs.
     """
+    if recipe.stages:
+        raise RunError(f"{recipe.name} has stages: run it with calibox_training.stages.train_by_stages")
     if settings.resume is None and (settings.output / "checkpoints" / LAST_CHECKPOINT).exists():
         raise RunError(
             f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
@@ -78,13 +81,14 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
     if settings.init_from is not None:
         fresh = initialise_from(module.detector, settings.init_from, data.classes)
         if fresh:
-            log.warning("not in %s, and so initialised at random: %s", settings.init_from, ", ".join(fresh))
+            parts = sorted({".".join(name.split(".")[:2]) for name in fresh})  # head.quality_convs, not its 60 values
+            log.warning("not in %s, and so initialised at random: %s", settings.init_from, ", ".join(parts))
     trainer = _trainer(recipe, settings, batches=len(data.train_annotations["images"]) // recipe.schedule.batch_size)
     with _known_warnings_ignored():
         trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
     last = settings.output / "checkpoints" / LAST_CHECKPOINT
     if trainer.is_global_zero:
-        _write_json(settings.output / "metrics.json", module.metrics)
+        _write_json(settings.output / METRICS, module.metrics)
     return TrainingResult(last, module.metrics)
 
 

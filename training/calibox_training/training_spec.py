@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from calibox_training.model_spec import Fraction, NotNegative, Part, Positive
+from calibox_training.parts import Fraction, NotNegative, Part, Positive
 
 # A side of a training input: as `InputSpec` in calibox_core.manifest allows.
 Side = Annotated[int, Field(ge=32, le=8192)]
@@ -79,3 +79,26 @@ class Schedule(Part):
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Optimiser steps between checkpoints inside an epoch; 0: one at the end of each epoch."
     )
+
+
+# Folders that a run itself makes beside those of its stages.
+TAKEN_NAMES = ("checkpoints", "logs")
+
+
+class Stage(Part):
+    """One of several trainings in a row, each from the weights of the one before."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)] = Field(
+        description="Of its folder, below the run's."
+    )
+    set: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Values of the recipe that are others in this stage, by dotted path: `schedule.learning_rate`, "
+        "`model.quality`, ... A value takes the whole place of the recipe's.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_folder_of_its_own(self) -> Self:
+        if self.name in TAKEN_NAMES:
+            raise ValueError(f"a run has a folder {self.name} of its own; choose another name for the stage")
+        return self

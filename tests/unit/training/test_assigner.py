@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from calibox_core.boxes import intersection_area, pairwise_iou
+from calibox_training.anchor_spec import AnchorSpec
 from calibox_training.anchors import AnchorGrid, AnchorSet
 from calibox_training.assigner import (
     BACKGROUND,
@@ -17,7 +18,7 @@ from calibox_training.assigner import (
     MaxIouAssigner,
     build_assigner,
 )
-from calibox_training.model_spec import AnchorSpec, AssignerSpec
+from calibox_training.model_spec import AssignerSpec
 
 SPEC = AssignerSpec(positive_iou=0.5, negative_iou=0.4, min_positive_iou=0.0)
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibox_core.boxes import intersection_area, pairwise_iou
+from calibox_training.anchor_spec import AnchorSpec
 from calibox_training.anchors import AnchorGrid
 from calibox_training.box_coder import (
     BoxCoder,
@@ -17,7 +18,7 @@ from calibox_training.box_coder import (
     decode_boxes,
     encode_boxes,
 )
-from calibox_training.model_spec import AnchorSpec, BoxSpec
+from calibox_training.model_spec import BoxSpec
 
 
 def _boxes(rng: np.random.Generator, count: int) -> torch.Tensor:

@@ -48,8 +48,8 @@ def test_the_joint_loss_is_the_quality_focal_loss_of_the_joint_score(name: str) 
     for image, anchor in positives:
         box = _box(recipe, detector, found, image, anchor)
         target[image, anchor, objects.labels_BG[image, 0]] = _iou(box, objects.boxes_BG4[image, 0])
-    assert found.quality_BA1 is not None
-    score = score_logs(found.class_BAC, found.quality_BA1, alpha=0.3)
+    assert found.quality_BAQ is not None
+    score = score_logs(found.class_BAC, found.quality_BAQ, alpha=0.3)
     expected = quality_focal_loss(score, target, beta=2.0).sum() / len(positives)
     torch.testing.assert_close(losses.classification, expected)
 
@@ -60,9 +60,9 @@ def _weight(weighting: str, recipe: Recipe, detector: Detector, found: HeadOutpu
     if weighting == "centerness":
         truth = batch()[1].boxes_BG4[image, 0]
         return float(centerness(truth, detector.anchors(*SIZE).boxes_A4[anchor]))
-    assert found.quality_BA1 is not None
+    assert found.quality_BAQ is not None
     p = max(1 / (1 + math.exp(-x)) for x in found.class_BAC[image, anchor].tolist())
-    return p * (1 / (1 + math.exp(-found.quality_BA1[image, anchor, 0].item()))) ** 0.3
+    return p * (1 / (1 + math.exp(-found.quality_BAQ[image, anchor, 0].item()))) ** 0.3
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "score", "centerness"])

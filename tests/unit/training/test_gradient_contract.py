@@ -8,17 +8,16 @@ from calibox_training.criterion import Criterion
 from calibox_training.models.detector import Detector
 from tests.support.systems import SIZE, batch, run, system
 
-PARTS = (
+HEAD_PARTS = (
     "class_conv",
     "class_tower",
     "box_conv",
     "box_tower",
     "quality_conv",
     "quality_tower",
-    "offset",
-    "align",
-    "fpn",
-    "backbone",
+    "class_convs",
+    "box_convs",
+    "quality_convs",
 )
 BELOW = {"fpn", "backbone"}
 # system, loss, parts of the detector that its gradient reaches; all others stay exactly 0
@@ -47,20 +46,39 @@ CONTRACT = [
     ("clq_paper", "box", {"box_conv", "box_tower"} | BELOW),
     ("clq_paper", "quality", {"quality_conv", "class_tower", "offset", "align", "box_conv", "box_tower"} | BELOW),
     ("clq_atss", "quality", {"quality_conv", "class_tower", "offset", "align", "box_conv", "box_tower"} | BELOW),
+    ("ssd", "classification", {"class_convs", "ssd", "backbone"}),
+    ("ssd", "box", {"box_convs", "ssd", "backbone"}),
+    ("laar_ssd", "quality", {"quality_convs", "ssd", "backbone"}),
+    ("laar_ssd", "classification", {"class_convs", "ssd", "backbone"}),
+    ("laar_ssd", "box", {"box_convs", "ssd", "backbone"}),
+    # Through the class and box maps, which LED reads; without them its targets would not reach the boxes.
+    ("led", "quality", {"quality_convs", "class_convs", "box_convs", "ssd", "backbone"}),
+    ("led", "classification", {"class_convs", "ssd", "backbone"}),
+    ("led", "box", {"box_convs", "ssd", "backbone"}),
+    ("led_direct", "quality", {"quality_convs", "ssd", "backbone"}),
+]
+# Branches that read features without a gradient: their loss stays inside them.
+DETACHED = [
+    ("iou_aware", {"quality_conv"}),
+    ("laar", {"quality_conv", "quality_tower"}),
+    ("atss", {"quality_conv"}),
+    ("clq_unaligned", {"quality_conv"}),
+    ("clq", {"quality_conv"}),
+    ("laar_ssd", {"quality_convs"}),
+    ("led", {"quality_convs"}),
 ]
 
 
 def _parts(detector: Detector) -> dict[str, nn.Module | None]:
-    head = detector.head
-    inside = {name: getattr(head, name) for name in PARTS[:6]}
-    align = head.align
-    return {
-        **inside,
+    align = getattr(detector.head, "align", None)
+    outside = {
         "offset": None if align is None else align.offset,
         "align": None if align is None else align.conv,
         "fpn": detector.fpn,
+        "ssd": detector.ssd,
         "backbone": detector.backbone,
     }
+    return outside | {name: getattr(detector.head, name, None) for name in HEAD_PARTS}
 
 
 def _reached(detector: Detector) -> set[str]:
@@ -77,6 +95,13 @@ def _reached(detector: Detector) -> set[str]:
 def test_a_loss_reaches_these_parts_and_no_other(name: str, loss: str, reaches: set[str]) -> None:
     detector, _, losses = run(system(name))
     getattr(losses, loss).backward()
+    assert _reached(detector) == reaches
+
+
+@pytest.mark.parametrize(("name", "reaches"), DETACHED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_branch_with_detached_features_keeps_its_loss_to_itself(name: str, reaches: set[str]) -> None:
+    detector, _, losses = run(system(name, model__quality__feature_detach=True))
+    losses.quality.backward()
     assert _reached(detector) == reaches
 
 
@@ -100,11 +125,11 @@ def test_clqs_targets_carry_no_gradient(name: str) -> None:
 def test_clqs_joint_loss_teaches_quality_on_background_too() -> None:
     recipe = system("clq_paper")
     _, found, losses = run(recipe)
-    assert found.quality_BA1 is not None
-    found.quality_BA1.retain_grad()
+    assert found.quality_BAQ is not None
+    found.quality_BAQ.retain_grad()
     losses.classification.backward()
-    assert found.quality_BA1.grad is not None
-    assert (found.quality_BA1.grad != 0).all()
+    assert found.quality_BAQ.grad is not None
+    assert (found.quality_BAQ.grad != 0).all()
 
 
 def test_box_weights_carry_no_gradient() -> None:

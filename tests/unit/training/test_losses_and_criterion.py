@@ -5,10 +5,11 @@ import torch
 
 from calibox_training.anchors import AnchorSet
 from calibox_training.box_coder import encode_boxes
-from calibox_training.criterion import Criterion, Objects
+from calibox_training.criterion import Criterion
 from calibox_training.losses import focal_loss, iou_bce_loss, iou_l2_loss, smooth_l1_loss
 from calibox_training.models.detector import Detector
 from calibox_training.models.heads import HeadOutput
+from calibox_training.objects import Objects
 from tests.support.recipes import tiny_recipe
 
 CASES = [(-8.0, 0.0), (-1.0, 1.0), (0.0, 0.3), (0.5, 0.9), (9.0, 1.0), (30.0, 0.0)]
@@ -96,9 +97,9 @@ def test_the_iou_loss_moves_boxes_only_when_its_target_is_not_detached(detach: b
     found = _output()
     _criterion(model__quality__detach_target=detach)(found, ANCHORS, OBJECTS).quality.backward()
     assert found.class_BAC.grad is None
-    assert found.quality_BA1.grad is not None
-    assert (found.quality_BA1.grad[0, :2] != 0).all()
-    assert (found.quality_BA1.grad[0, 2] == 0).all()  # background teaches nothing
+    assert found.quality_BAQ.grad is not None
+    assert (found.quality_BAQ.grad[0, :2] != 0).all()
+    assert (found.quality_BAQ.grad[0, 2] == 0).all()  # background teaches nothing
     moved = found.box_BAV.grad is not None and bool((found.box_BAV.grad[0, :2] != 0).any())
     assert moved is not detach
 

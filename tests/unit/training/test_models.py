@@ -8,8 +8,9 @@ from calibox_core.fusion import Exponents, Fusion, FusionName, log_key
 from calibox_training.inference import CandidateGraph
 from calibox_training.model_spec import ModelSpec
 from calibox_training.models.backbones import FEATURE_NODES, build_backbone
-from calibox_training.models.detector import STRIDES, Detector
+from calibox_training.models.detector import Detector
 from calibox_training.models.heads import PRIOR, DenseHead
+from calibox_training.pyramid import STRIDES
 from calibox_training.recipe import RecipeError
 from tests.support.recipes import tiny_recipe
 
@@ -87,7 +88,7 @@ def test_levels_are_joined_finest_first_and_each_as_it_is_alone() -> None:
     joined = head(maps)
     assert joined.class_BAC.shape == (2, (24 + 6) * 2, 3)
     assert joined.box_BAV.shape == (2, 60, 4)
-    assert joined.quality_BA1.shape == (2, 60, 1)
+    assert joined.quality_BAQ.shape == (2, 60, 1)
     for got, first, second in zip(joined, head(maps[:1]), head(maps[1:]), strict=True):
         torch.testing.assert_close(got, torch.cat([first, second], dim=1))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from calibox_training.model_spec import IouAwareQuality
+from calibox_training.quality_spec import IouAwareQuality
 from calibox_training.recipe import BUILTIN_RECIPES, RecipeError, load_recipe, parse_recipe, with_overrides
 from tests.support.recipes import tiny_recipe
 

@@ -9,35 +9,42 @@ from torch import Tensor
 from calibox_training.criterion import Criterion
 from calibox_training.inference import CandidateGraph
 from calibox_training.models.detector import Detector
+from calibox_training.objects import Objects
 from calibox_training.recipe import BUILTIN_RECIPES, Recipe, load_recipe, with_overrides
-from tests.support.systems import SIZE, batch
+from tests.support.full_size import BASELINES, settle_on
+from tests.support.systems import batch
 
 RECIPES = sorted(BUILTIN_RECIPES.glob("*.yaml"))
-BASELINES = ("resnet18", "resnet50", "resnet101", "resnext101_32x8d", "resnext101_64x4d")
 
 
-def _settle(detector: Detector, images: Tensor) -> None:
-    """Statistics of these images: a fresh backbone has none, and a deep one would overflow without them."""
-    norms = [module for module in detector.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    epsilons = [norm.eps for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.eps = 1.0, 1e-5  # torch takes no statistics with an epsilon of 0
-    detector.backbone.train()
-    with torch.no_grad():
-        detector.backbone(detector.normalise(images))
-    for norm, epsilon in zip(norms, epsilons, strict=True):
-        norm.eps = epsilon
+# SSD's layers leave nothing of much less.
+SSD_SIZE = (268, 268)
 
 
-def _step_and_candidates(recipe: Recipe) -> None:
-    recipe = with_overrides(recipe, {"model.backbone_weights": "none"})
+def _batch_for(detector: Detector) -> tuple[Tensor, Objects]:
+    """Two images with objects for every level: heads that levels do not share learn from their own alone."""
+    if detector.ssd is None:
+        return batch()
+    anchors, start, boxes = detector.anchors(*SSD_SIZE), 0, []
+    for count, shapes in zip(anchors.counts, detector.spec.anchors.per_level, strict=True):
+        boxes.append(anchors.boxes_A4[start + count // shapes // 2 * shapes])  # a square near the middle
+        start += count
+    images = torch.randint(0, 255, (2, *SSD_SIZE, 3), dtype=torch.uint8)
+    labels = torch.arange(len(boxes)).expand(2, -1) % 3
+    return images, Objects(torch.stack(boxes).expand(2, -1, -1), labels, torch.zeros(2, len(boxes), dtype=torch.bool))
+
+
+def _step_and_candidates(recipe: Recipe, **overrides: object) -> None:
+    recipe = with_overrides(recipe, {"model.backbone_weights": "none", **overrides})
     torch.manual_seed(0)
-    detector, (images, objects) = Detector(recipe.model, classes=3), batch()
-    _settle(detector, images)
+    detector = Detector(recipe.model, classes=3)
+    images, objects = _batch_for(detector)
+    size = (images.shape[1], images.shape[2])
+    settle_on(detector, images)
     detector.train()
     before = {name: p.detach().clone() for name, p in detector.head.named_parameters()}
     losses = Criterion(recipe.model, recipe.loss)(
-        detector(detector.normalise(images)), detector.anchors(*SIZE), objects
+        detector(detector.normalise(images)), detector.anchors(*size), objects
     )
     assert losses.total.isfinite()
     losses.total.backward()
@@ -46,10 +53,10 @@ def _step_and_candidates(recipe: Recipe) -> None:
     torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3).step()
     moved = {name for name, p in detector.head.named_parameters() if not torch.equal(p, before[name])}
     assert moved == set(before)
-    graph = CandidateGraph(detector.eval(), height=SIZE[0], width=SIZE[1], per_level_top_k=50)
+    graph = CandidateGraph(detector.eval(), height=size[0], width=size[1], per_level_top_k=50)
     with torch.no_grad():
         boxes, p, q = graph(images, torch.tensor([recipe.fusion.exponents()] * 2))
-    count = sum(min(50, level) for level in detector.anchors(*SIZE).counts)
+    count = sum(min(50, level) for level in detector.anchors(*size).counts)
     assert (boxes.shape, p.shape, q.shape) == ((2, count, 4), (2, count, 3), (2, count, 1))
     assert all(tensor.isfinite().all() for tensor in (boxes, p, q))
     assert 0 <= q.min() <= q.max() <= 1
@@ -57,7 +64,15 @@ def _step_and_candidates(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_learns_a_step_and_gives_candidates(path: Path) -> None:
-    _step_and_candidates(load_recipe(path.stem))
+    recipe = load_recipe(path.stem)
+    # VGG16 at its smallest input takes longer than all other tests: a quarter of it here, the whole once below.
+    width = {"model.backbone_width": 0.25} if recipe.model.neck == "ssd" else {}
+    _step_and_candidates(recipe, **width)
+
+
+@pytest.mark.slow
+def test_ssd_learns_a_step_at_its_full_width() -> None:
+    _step_and_candidates(load_recipe("laar_ssd300_voc"))
 
 
 @pytest.mark.parametrize("backbone", BASELINES)

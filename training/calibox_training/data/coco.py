@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from calibox_core.errors import DatasetError, ImageError
 from calibox_core.images import decode_image
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import ClassInfo, DatasetInfo
-from calibox_training.criterion import Objects
+from calibox_training.objects import Objects
 from calibox_training.recipe import DataSource
 
 _log = logging.getLogger("calibox.data")
@@ -148,18 +148,19 @@ def read_records(
 class Flaws:
     """What was mended while a split was read."""
 
-    empty: int = 0  # boxes without area, dropped
-    outside: int = 0  # boxes that do not touch their image, dropped
-    overhanging: int = 0  # boxes that were cut by more than rounding
+    # Each box as x, y, width, height and its image's file name.
+    empty: list[str] = field(default_factory=list)  # without area, dropped
+    outside: list[str] = field(default_factory=list)  # do not touch their image, dropped
+    overhanging: list[str] = field(default_factory=list)  # cut by more than rounding
 
     def report(self, source: str) -> None:
         """One warning, from the first process of a distributed run; none where nothing was found."""
-        counts = (
+        kinds = (
             (self.empty, "without area dropped"),
             (self.outside, "outside the image dropped"),
             (self.overhanging, "cut at the edge of the image"),
         )
-        found = ", ".join(f"{count} {what}" for count, what in counts if count)
+        found = ", ".join(f"{len(boxes)} {what} (first: {boxes[0]})" for boxes, what in kinds if boxes)
         if found and os.environ.get("RANK", "0") == "0":
             _log.warning("%s: boxes %s", source, found)
 
@@ -173,9 +174,9 @@ def _record(
     labels = np.array([label_of[a["category_id"]] for a in annotations], np.int64)
     whole = ((written[:, 2:] - written[:, :2]) > 0).all(axis=1)
     real = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
-    flaws.empty += int((~whole).sum())
-    flaws.outside += int((whole & ~real).sum())
-    flaws.overhanging += int((real & (np.abs(written - boxes).max(axis=1, initial=0) > _ROUNDING)).sum())
+    cut = np.abs(written - boxes).max(axis=1, initial=0) > _ROUNDING
+    for boxes_of, wrong in ((flaws.empty, ~whole), (flaws.outside, whole & ~real), (flaws.overhanging, real & cut)):
+        boxes_of += [f"{annotations[row]['bbox']} in {image['file_name']}" for row in np.flatnonzero(wrong)]
     return ImageRecord(
         image_id=int(image["id"]),
         file_name=image["file_name"],

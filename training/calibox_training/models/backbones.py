@@ -1,4 +1,4 @@
-"""torchvision backbones as feature extractors at strides 8, 16 and 32, and where their weights come from."""
+"""torchvision backbones as feature extractors, and where their weights come from."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from calibox_training.model_spec import ModelSpec
+from calibox_training.models.ssd_layers import Vgg16
 from calibox_training.recipe import RecipeError
 
 _RESNET = ("layer2", "layer3", "layer4")
 _REGNET = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
 _RESNET_BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+CLASSIFIERS = ("fc.", "classifier.")
 # The last layers at strides 8, 16 and 32.
 FEATURE_NODES = {
     "resnet18": _RESNET,
@@ -30,15 +32,16 @@ FEATURE_NODES = {
 
 
 def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
-    """The extractor of C3, C4, C5 (a dict of maps when called) and their channel counts.
+    """The extractor of C3, C4, C5 (vgg16: conv4_3, conv5_3), a dict of maps when called, and their channel counts.
 
     Raises:
         RecipeError: weights that are unknown, cannot be read or do not fit.
     """
-    classifier = _classifier(spec)
-    load_backbone_weights(classifier, spec.backbone, spec.backbone_weights)
-    nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
-    body = create_feature_extractor(classifier, return_nodes=nodes)
+    body = Vgg16(width=spec.backbone_width) if spec.backbone == "vgg16" else _classifier(spec)
+    load_backbone_weights(body, spec.backbone, spec.backbone_weights)
+    if spec.backbone in FEATURE_NODES:
+        nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
+        body = create_feature_extractor(body, return_nodes=nodes)
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d) and spec.backbone_norm_epsilon is not None:
             module.eps = spec.backbone_norm_epsilon
@@ -74,7 +77,7 @@ def load_backbone_weights(classifier: nn.Module, backbone: str, source: str) -> 
     """Fills a torchvision classifier's weights in place.
 
     Args:
-        classifier: the whole torchvision model, head included.
+        classifier: the torchvision model, with its classifying layers or without.
         backbone: its torchvision name.
         source: ``none``, a file with a state dict in torchvision's names, or a torchvision weights name
             (``DEFAULT``, ``IMAGENET1K_V2`` or ``ResNet50_Weights.IMAGENET1K_V2``), which may be downloaded.
@@ -89,11 +92,12 @@ def load_backbone_weights(classifier: nn.Module, backbone: str, source: str) -> 
         missing, unexpected = classifier.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes differ
         raise RecipeError(f"the weights {source} do not fit {backbone}: {error}") from error
-    lacking = [key for key in missing if not key.startswith(("fc.", "classifier."))]
-    if lacking or unexpected:
+    # The classifying layers play no part; torchvision's VGG features come with such layers full of NaN.
+    lacking, unknown = ([key for key in keys if not key.startswith(CLASSIFIERS)] for keys in (missing, unexpected))
+    if lacking or unknown:
         raise RecipeError(
             f"the weights {source} do not fit {backbone}: {len(lacking)} keys are missing ({', '.join(lacking[:3])}), "
-            f"{len(unexpected)} are unknown ({', '.join(unexpected[:3])})"
+            f"{len(unknown)} are unknown ({', '.join(unknown[:3])})"
         )
 
 

@@ -1,6 +1,7 @@
 """Towers shared by all levels, and the branches of every single-stage method on feature pyramids.
 
-Letters: B images, A anchors of all levels (finest first), C classes, F channels, V values of a box's code.
+Letters: B images, A anchors of all levels (finest first), C classification columns, F channels, V values of a box's
+code, Q raw values of the quality branch.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calibox_training.anchors import AnchorGrid
+from calibox_training.anchors import lone_anchor
 from calibox_training.box_coder import BoxCoder
 from calibox_training.model_spec import ModelSpec
 from calibox_training.models.alignment import FeatureAlignment
@@ -23,9 +24,14 @@ OFFSET_STD = 0.1  # of fresh offsets (CLQ's code): at 0.01 the taps would not mo
 class HeadOutput(NamedTuple):
     """Raw predictions: logits and codes, never probabilities or pixels."""
 
-    class_BAC: Tensor  # classification logits
+    class_BAC: Tensor  # classification logits; with softmax C is the classes and, in column 0, the background
     box_BAV: Tensor  # codes of the boxes, for `BoxCoder`
-    quality_BA1: Tensor | None  # logit of the localization score; None without a quality branch
+    quality_BAQ: Tensor | None  # what `quality_scores` turns into the localization score; None without a branch
+
+
+def class_columns(spec: ModelSpec, classes: int) -> int:
+    """C for so many classes."""
+    return classes + (spec.class_activation == "softmax")
 
 
 QualitySource = Literal["box", "class", "own"]
@@ -49,33 +55,33 @@ class DenseHead(nn.Module):
 
     def __init__(self, spec: ModelSpec, *, classes: int, levels: int) -> None:
         super().__init__()
-        channels, anchors, coder = spec.fpn_channels, spec.anchors.per_location, BoxCoder(spec.box)
-        self.classes, self.values = classes, coder.values
+        channels, anchors, coder = spec.fpn_channels, spec.anchors.per_level[0], BoxCoder(spec.box)
+        self.columns, self.values = class_columns(spec, classes), coder.values
+        self.feature_detach = spec.quality.feature_detach
         self.source = quality_source(spec)
         self.class_tower = _tower(channels, spec.tower_depth, spec.norm)
         self.box_tower = _tower(channels, spec.tower_depth, spec.norm)
         self.quality_tower = _tower(channels, spec.tower_depth, spec.norm) if self.source == "own" else None
-        self.class_conv = nn.Conv2d(channels, anchors * classes, 3, padding=1)
+        self.class_conv = nn.Conv2d(channels, anchors * self.columns, 3, padding=1)
         self.box_conv = nn.Conv2d(channels, anchors * coder.values, 3, padding=1)
         self.quality_conv = nn.Conv2d(channels, anchors, 3, padding=1) if self.source else None
-        self.align = (
-            FeatureAlignment(channels, coder, AnchorGrid(spec.anchors).shapes(stride=1)[0]) if spec.align else None
-        )
+        self.align = FeatureAlignment(channels, coder, lone_anchor(spec.anchors)) if spec.align else None
         self.level_scales = nn.Parameter(torch.ones(levels)) if spec.box.level_scales else None
-        self._initialise()
+        self._initialise(sigmoid=spec.class_activation == "sigmoid")
 
-    def _initialise(self) -> None:
+    def _initialise(self, *, sigmoid: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.constant_(self.class_conv.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        if sigmoid:
+            nn.init.constant_(self.class_conv.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         if self.align is not None:
             nn.init.normal_(self.align.offset.weight, std=OFFSET_STD)
 
     def forward(self, maps: Sequence[Tensor]) -> HeadOutput:
-        """Predictions for maps ``[B, F, H, W]`` of all levels, flattened in the order of `AnchorGrid`."""
+        """Predictions for maps ``[B, F, H, W]`` of all levels, flattened in the anchors' order."""
         classes, boxes, qualities = [], [], []
         for number, level in enumerate(maps):
             box_features = self.box_tower(level)
@@ -83,22 +89,22 @@ class DenseHead(nn.Module):
             if self.level_scales is not None:
                 code = code * self.level_scales[number]
             class_features = self.class_tower(level if self.align is None else self.align(level, code))
-            classes.append(_by_anchor(self.class_conv(class_features), self.classes))
-            boxes.append(_by_anchor(code, self.values))
+            classes.append(by_anchor(self.class_conv(class_features), self.columns))
+            boxes.append(by_anchor(code, self.values))
             if self.quality_conv is not None:
                 features = self._quality_features(level, box_features, class_features)
-                qualities.append(_by_anchor(self.quality_conv(features), 1))
+                qualities.append(by_anchor(self.quality_conv(features), 1))
         quality = torch.cat(qualities, dim=1) if qualities else None
         return HeadOutput(torch.cat(classes, dim=1), torch.cat(boxes, dim=1), quality)
 
     def _quality_features(self, level: Tensor, box_features: Tensor, class_features: Tensor) -> Tensor:
-        if self.quality_tower is not None:
-            features: Tensor = self.quality_tower(level)
-            return features
-        return class_features if self.source == "class" else box_features
+        features = {"own": level, "class": class_features}.get(self.source or "", box_features)
+        if self.feature_detach:
+            features = features.detach()
+        return features if self.quality_tower is None else self.quality_tower(features)
 
 
-def _by_anchor(level: Tensor, values: int) -> Tensor:
+def by_anchor(level: Tensor, values: int) -> Tensor:
     """``[B, anchors * values, H, W] -> [B, H * W * anchors, values]``."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)
 
