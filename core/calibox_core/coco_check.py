@@ -79,13 +79,14 @@ def check_box(box: Any, where: str) -> None:
         raise DatasetError(f"{where} has the bbox {box}, whose width or height is negative")
 
 
-def check_files(images: Path, file_names: Sequence[str], source: str) -> None:
+def check_files(images: Path, file_names: Sequence[str], source: str, *, remedy: str = "") -> None:
     """Checks that every image file is there, without reading one.
 
     Args:
         images: folder that the names are relative to.
         file_names: of the split.
         source: what lists them, named in errors.
+        remedy: what to do, where that is known.
 
     Raises:
         DatasetError: some are missing; the text counts them and names the first.
@@ -95,7 +96,7 @@ def check_files(images: Path, file_names: Sequence[str], source: str) -> None:
         first = ", ".join(str(images / name) for name in missing[:_NAMED])
         raise DatasetError(
             f"{len(missing)} of the {len(file_names)} images of {source} are missing: {first}"
-            f"{' and more' if len(missing) > _NAMED else ''}"
+            f"{' and more' if len(missing) > _NAMED else ''}{f'; {remedy}' if remedy else ''}"
         )
 
 

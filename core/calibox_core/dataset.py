@@ -75,7 +75,7 @@ class CocoFolder:
 
 
 def find_dataset(name_or_path: str) -> CocoFolder:
-    """A data set by its folder, or by its name below the folder that `CALIBOX_DATA` names.
+    """A data set in the flat layout by its folder, or by its name below the folder that `CALIBOX_DATA` names.
 
     Raises:
         DatasetError: neither exists; the text says where it was looked for and what a data set must hold.
@@ -86,7 +86,8 @@ def find_dataset(name_or_path: str) -> CocoFolder:
             return CocoFolder(place)
     looked = ", ".join(str(place) for place in places)
     raise DatasetError(
-        f"no data set in {looked}: expected a folder with images/, instances_train.json and instances_val.json "
+        f"no data set in {looked}: expected a folder with images/, instances_train.json and instances_val.json, or "
+        "COCO 2017's annotations/, train2017/ and val2017/ from https://cocodataset.org/#download "
         f"(name it with --data, or set {DATA_VARIABLE} to the folder above it)"
     )
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from calibox_core.coco2017 import Coco2017Folder, find_coco2017
 from calibox_core.dataset import DataFolder, find_dataset, places_of
 from calibox_core.errors import DatasetError
 from calibox_core.kitti import WHERE_TO_GET as KITTI_SOURCE
@@ -21,7 +22,10 @@ class DataLayout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Format = Field(default="coco", description="`coco`, `voc` (PASCAL VOC) or `kitti` (object, cars).")
+    format: Format = Field(
+        default="coco",
+        description="`coco` (flat, or COCO 2017's folders), `voc` (PASCAL VOC) or `kitti` (object, cars).",
+    )
     voc: VocSplits | None = Field(default=None, description="Lists of the splits; 07+12 where absent.")
     kitti: KittiSplits | None = Field(default=None, description="Division into splits; the last half where absent.")
 
@@ -47,8 +51,7 @@ def open_dataset(name_or_path: str, layout: DataLayout) -> DataFolder:
     """
     places = places_of(name_or_path)
     if layout.format == "coco":
-        _refuse_others(places)
-        return find_dataset(name_or_path)
+        return _open_coco(name_or_path, places)
     for root in filter(None, map(_FINDERS[layout.format], places)):
         if layout.format == "voc":
             return VocFolder(root, layout.voc or VocSplits())
@@ -57,6 +60,15 @@ def open_dataset(name_or_path: str, layout: DataLayout) -> DataFolder:
     if layout.format == "voc":
         raise DatasetError(f"no PASCAL VOC in {looked}: expected VOCdevkit/VOC2007 or VOC2012; {VOC_SOURCE}")
     raise DatasetError(f"no KITTI in {looked}: expected training/image_2 and training/label_2; {KITTI_SOURCE}")
+
+
+def _open_coco(name_or_path: str, places: list[Path]) -> DataFolder:
+    """COCO's own folders or the flat layout, whichever the first place holds."""
+    _refuse_others(places)
+    held = next((place for place in places if (place / "images").is_dir() or find_coco2017(place)), None)
+    if held is not None and find_coco2017(held):
+        return Coco2017Folder(held)
+    return find_dataset(name_or_path)
 
 
 def _refuse_others(places: list[Path]) -> None:
