@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SERVE_EXTRAS := server,cpu
 # Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
-ALL_EXTRAS := server,cpu,train,export,eval,supervision,dev
+ALL_EXTRAS := server,cpu,train,export,eval,reproduce,supervision,dev
 
 # One stamp per set of extras, newer than what decides about the packages: then pip does not run at all.
 VENV_READY := $(VENV)/.ready-venv

@@ -60,10 +60,11 @@ def test_the_guide_is_true(
     assert (place / "drawn.png").is_file()
     assert {command[0] for command in commands} == {"calibox"}
     assert [finished.code for finished in done] == [0] * len(commands), done
-    saved, lines, table, summary = done
+    saved, lines, table, summary, folder = done
     assert (place / "drawn" / "cells.jpg").is_file()
     assert "drawn in" in saved.out
     assert json.loads(lines.out)["image"] == "cells.jpg"
     assert "Average Precision" in table.out
     assert json.loads(summary.out)["rank_by"] == "classification_score"
+    assert "4 images (all)" in folder.out
     assert json.loads((place / "results.json").read_text())

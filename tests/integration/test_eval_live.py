@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ from calibox_client import Client, RetryPolicy
 from calibox_core.dataset import CocoFolder
 from tests.support.bundles import make_tiny_bundle
 from tests.support.coco import make_coco_folder
+from tests.support.coco2017 import make_coco2017
 from tests.support.command_line import CommandLine
 from tests.support.data import dataset
+from tests.support.kitti import make_kitti
 from tests.support.live_server import live_server
 from tests.support.oracle import Oracle, objects_of, served, write_coco
+from tests.support.voc import make_voc
 
 WAIT_S = 120  # generous: a loaded machine is slow, a hanging command never ends
 METRICS = {"AP", "AP50", "AP60", "AP70", "AP75", "AP80", "AP90", "APs", "APm", "APl", "AR1", "AR10", "AR100"}
+KITTI_KEYS = {f"KITTI_AP_{kind}_{d}" for kind in ("R40", "R11") for d in ("easy", "moderate", "hard")}
+ALL_OWN_KEYS = KITTI_KEYS | {"VOC07_AP50", "VOC12_AP50"}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,31 @@ def test_real_pictures_are_measured(calibox: CommandLine, url: str, tmp_path: Pa
     assert summary["images"] == 36
     assert summary["AP"] < 0.05  # random weights
     assert "disagree on category ids: 1 is 'class-0', here 'RBC'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("layout", "make", "images", "own"),
+    [
+        ("coco", make_coco_folder, 4, set()),
+        ("coco", make_coco2017, 4, set()),
+        ('{"format": "voc", "voc": {"classes": ["car", "person"]}}', make_voc, 3, {"VOC07_AP50", "VOC12_AP50"}),
+        ('{"format": "kitti", "kitti": {"val_fraction": 0.25}}', make_kitti, 2, KITTI_KEYS),
+    ],
+    ids=["coco", "coco2017", "voc", "kitti"],
+)
+def test_a_data_folder_is_measured_in_its_layout(
+    calibox: CommandLine, url: str, tmp_path: Path, layout: str, make: Callable[[Path], Any], images: int, own: set[str]
+) -> None:
+    make(tmp_path / "data")
+    options = ("--data", tmp_path / "data", "--layout", layout, "--output", tmp_path / "r.json", "--json")
+    done = calibox("eval", "--server", url, *options)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert (set(summary) & ALL_OWN_KEYS, summary["images"]) == (own, images)
+    assert all(summary[key] is None or 0 <= summary[key] <= 1 for key in METRICS | own)
+    done = calibox("eval", "--server", url, *options[:-1], "--split", "train")
+    assert done.code == 0, done.err
+    assert all(f"{key} " in done.out for key in own)
 
 
 def test_wrong_settings_are_sentences(

@@ -11,8 +11,8 @@ import pytest
 from calibox_client.evaluation.choices import Half, RankBy
 from calibox_client.evaluation.errors import EvaluationError
 from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
+from calibox_client.evaluation.source import Source
 from calibox_core.coco_metrics import coco_metrics, load_ground_truth
-from calibox_core.errors import DatasetError
 from tests.support.http import problem
 from tests.support.oracle import Oracle, objects_of, write_coco
 
@@ -30,8 +30,7 @@ def evaluation(tmp_path: Path, document: dict[str, Any]) -> Evaluation:
     """An evaluation on them."""
     return Evaluation(
         server="http://oracle.test",
-        images=tmp_path / "images",
-        annotations=tmp_path / "instances.json",
+        source=Source(tmp_path / "images", document),
         output=tmp_path / "out" / "results.json",
         concurrency=3,
         half=Half.ALL,
@@ -171,7 +170,6 @@ def test_answers_of_something_else_are_refused_until_restart(
         evaluation = replace(evaluation, parameters={"score_threshold": 0.0, "alpha": 0.2})
     else:
         document["images"][0]["file_name"] = "part0/2.jpg"
-        evaluation.annotations.write_text(json.dumps(document))
     with pytest.raises(EvaluationError, match=r"something else.*--restart"):
         run_evaluation(evaluation, oracle.connect)
     assert oracle.asked == []
@@ -260,7 +258,6 @@ def test_file_names_that_leave_the_folder_are_refused(
     evaluation: Evaluation, oracle: Oracle, document: dict[str, Any], name: str
 ) -> None:
     document["images"][3]["file_name"] = name
-    evaluation.annotations.write_text(json.dumps(document))
     with pytest.raises(EvaluationError, match="leaves"):
         run_evaluation(evaluation, oracle.connect)
     assert oracle.asked == []
@@ -268,7 +265,7 @@ def test_file_names_that_leave_the_folder_are_refused(
 
 def test_missing_files_are_counted_and_named(evaluation: Evaluation, oracle: Oracle) -> None:
     for name in ("part1/1.jpg", "part0/2.jpg"):
-        (evaluation.images / name).unlink()
+        (evaluation.source.images / name).unlink()
     with pytest.raises(EvaluationError, match=r"2 of 12 annotated images are not there, for example .*1\.jpg"):
         run_evaluation(evaluation, oracle.connect)
     assert oracle.asked == []
@@ -278,15 +275,9 @@ def test_annotations_without_images_or_with_repeated_ids_are_refused(
     evaluation: Evaluation, oracle: Oracle, document: dict[str, Any]
 ) -> None:
     for images, why in (([], "no images"), (document["images"][:1] * 2, "more than once")):
-        evaluation.annotations.write_text(json.dumps({**document, "images": images}))
+        source = replace(evaluation.source, annotations={**document, "images": images})
         with pytest.raises(EvaluationError, match=why):
-            run_evaluation(evaluation, oracle.connect)
-
-
-def test_annotations_that_cannot_be_read_are_a_sentence(evaluation: Evaluation, oracle: Oracle) -> None:
-    evaluation.annotations.write_text("[]")
-    with pytest.raises(DatasetError, match="not a COCO annotation file"):
-        run_evaluation(evaluation, oracle.connect)
+            run_evaluation(replace(evaluation, source=source), oracle.connect)
 
 
 @pytest.mark.parametrize(

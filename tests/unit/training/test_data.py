@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from calibox_core.dataset import CocoFolder, Split
 from calibox_core.errors import DatasetError
@@ -24,6 +26,7 @@ from calibox_training.data.module import CocoDataModule
 from calibox_training.data.transforms import TrainTransform
 from calibox_training.recipe import Augmentation, DataSource
 from tests.support.coco import COLOURS, make_coco_folder
+from tests.support.coco2017 import make_coco2017
 from tests.support.recipes import tiny_recipe
 
 
@@ -45,6 +48,19 @@ def test_records_hold_corner_boxes_labels_by_category_order_and_crowds(folder: C
             assert record.boxes[row].tolist() == [x, y, x + w, y + h]
             assert record.labels[row] == (-1 if a["iscrowd"] else a["category_id"] - 5)
             assert bool(record.crowd[row]) == bool(a["iscrowd"])
+
+
+def test_labels_follow_the_order_of_category_ids_whatever_the_gaps_between_them(folder: CocoFolder) -> None:
+    annotations = folder.annotations("train")
+    new = {5: 90, 6: 2}
+    annotations["categories"] = [{**c, "id": new[c["id"]]} for c in annotations["categories"]]
+    annotations["annotations"] = [
+        {"id": number, "image_id": 1, "category_id": category, "bbox": [1, 1, 5, 5]}
+        for number, category in enumerate((90, 2))
+    ]
+    classes = read_classes(annotations)
+    assert [(c.category_id, c.name) for c in classes] == [(2, "blue"), (90, "red")]
+    assert read_records(annotations, classes)[0].labels.tolist() == [1, 0]
 
 
 def test_boxes_without_area_are_dropped_and_others_clipped(folder: CocoFolder) -> None:
@@ -76,7 +92,9 @@ def test_dropped_and_cut_boxes_are_counted_in_one_warning(folder: CocoFolder, ca
     record = read_records(annotations, read_classes(annotations), "some.json")[0]
     assert record.boxes.tolist() == [[0, 0, 15, 15], [0, 0, 19.5, 20], [4, 4, 13, 13]]
     assert caplog.messages == [
-        "some.json: boxes 2 without area dropped, 1 outside the image dropped, 1 cut at the edge of the image"
+        "some.json: boxes 2 without area dropped (first: [10, 10, 0, 5] in 1.png), "
+        "1 outside the image dropped (first: [500, 500, 5, 5] in 1.png), "
+        "1 cut at the edge of the image (first: [-5, -5, 20, 20] in 1.png)"
     ]
 
 
@@ -186,3 +204,21 @@ def test_the_data_hash_changes_with_the_annotations(folder: CocoFolder) -> None:
     path = folder.annotations_path("val")
     path.write_text(path.read_text() + " ")
     assert describe_dataset(source, folder).sha256 != before.sha256
+
+
+def test_the_data_of_coco_2017_are_described_by_both_of_its_files(tmp_path: Path) -> None:
+    folder = make_coco2017(tmp_path / "coco")
+    files = [folder.root / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")]
+    found = describe_dataset(DataSource(name="coco"), folder)
+    assert (found.train_images, found.val_images) == (8, 4)
+    assert found.sha256 == hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def test_an_image_of_coco_2017_is_read_from_the_folder_of_its_split(tmp_path: Path) -> None:
+    folder = make_coco2017(tmp_path / "coco")
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        annotations = folder.annotations(split)
+        record = read_records(annotations, read_classes(annotations))[0]
+        expected = np.asarray(Image.open(folder.root / f"{split}2017" / "000000000001.jpg"))
+        assert np.abs(read_image(folder, record).astype(int) - expected).max() <= 3  # two JPEG decoders

@@ -1,8 +1,8 @@
 """One cell in a process of its own: `python -m calibox_training.reproduce.cell_run FOLDER`.
 
 The folder holds `cell.json`, which says everything: later changes of a plan do not touch a cell that has begun. The
-process trains (or goes on from the last checkpoint), writes the raw outputs of the validation split and, last of all,
-`trained.json`, whose presence means that the cell is finished.
+process trains (or goes on from the last checkpoint), writes the raw outputs of the validation split and then
+`trained.json`, whose presence means that it is trained; its result follows from these files.
 """
 
 import fcntl
@@ -22,14 +22,16 @@ from calibox_core.dataset import DataFolder
 from calibox_core.layouts import open_dataset
 from calibox_training.checkpoint import DETECTOR_PREFIX, METADATA_KEY, current_commit, load_checkpoint
 from calibox_training.data.coco import read_classes
-from calibox_training.model_spec import Part
 from calibox_training.models.detector import Detector
+from calibox_training.parts import Part
 from calibox_training.recipe import Recipe, parse_recipe
+from calibox_training.reproduce.analysis import analyse
 from calibox_training.reproduce.raw import evaluate_raw
+from calibox_training.reproduce.results import Trained, write_text
 from calibox_training.run_checkpoints import LAST_CHECKPOINT
 from calibox_training.train import RunSettings, train
 
-CELL_FILE, TRAINED_FILE, RAW_FILE, SESSIONS_FILE = "cell.json", "trained.json", "raw.npz", "starts.json"
+CELL_FILE, TRAINED_FILE, RAW_FILE, STARTS_FILE = "cell.json", "trained.json", "raw.npz", "starts.json"
 START_FILE, LOCK_FILE = "start.ckpt", "lock"
 
 
@@ -45,26 +47,7 @@ class CellOrder(Part):
     folder: str = Field(description="Data set: a folder, or a name below CALIBOX_DATA.")
     accelerator: str
     start_from: str | None = Field(description="Checkpoint that it goes on from.")
-
-
-class Trained(Part):
-    """Facts of a finished cell."""
-
-    data: str
-    system: str
-    seed: int
-    recipe_hash: str
-    commit: str
-    machine: str
-    torch: str
-    accelerator: str
-    epochs: int
-    images: int = Field(description="Seen in training, all epochs together.")
-    training_seconds: float = Field(description="Of the process, its start and last validation included.")
-    cell_seconds: float = Field(description="With the raw evaluation.")
-    images_per_second: float
-    milliseconds_per_image: float = Field(description="Network and post-processing of one image, median.")
-    finished: str = Field(description="UTC.")
+    result: str | None = Field(default=None, description="Where its result goes; none: it is not analysed.")
 
 
 def main() -> None:
@@ -86,17 +69,25 @@ def _run_alone(folder: Path) -> None:
 
 
 def run_cell(folder: Path, order: CellOrder) -> Trained:
-    """Trains what is left to train, evaluates, and writes `trained.json`."""
-    starts = _Starts(folder / SESSIONS_FILE, folder / "checkpoints" / LAST_CHECKPOINT)
-    starts.begin()
+    """Trains, evaluates and analyses; what an earlier process finished stays."""
     recipe = parse_recipe(order.recipe, source=f"the recipe in {folder / CELL_FILE}")
     data = open_dataset(order.folder, recipe.data)
+    path = folder / TRAINED_FILE
+    trained = Trained.model_validate_json(path.read_bytes()) if path.exists() else _trained(folder, order, recipe, data)
+    if order.result is not None:
+        model = load_checkpoint(folder / "checkpoints" / LAST_CHECKPOINT)
+        write_text(Path(order.result), analyse(trained, model, data, folder / RAW_FILE).model_dump_json())
+    return trained
+
+
+def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -> Trained:
     checkpoint = folder / "checkpoints" / LAST_CHECKPOINT
+    starts = _Starts(folder / STARTS_FILE, checkpoint)
+    starts.begin()
     if not (folder / "metrics.json").exists():
         _train(folder, order, recipe, data)
     training_seconds = starts.seconds()
-    model = load_checkpoint(checkpoint)
-    milliseconds = evaluate_raw(model, data, folder / RAW_FILE, accelerator=order.accelerator)
+    milliseconds = evaluate_raw(load_checkpoint(checkpoint), data, folder / RAW_FILE, accelerator=order.accelerator)
     batches = max(1, data.image_count("train") // recipe.schedule.batch_size)
     images = batches * recipe.schedule.batch_size * recipe.schedule.epochs
     trained = Trained(
@@ -175,14 +166,6 @@ def machine_name(accelerator: str) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside the target and renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.part")
-    scratch.write_text(text if text.endswith("\n") else text + "\n")
-    scratch.replace(path)
 
 
 if __name__ == "__main__":

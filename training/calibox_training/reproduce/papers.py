@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibox_training.reproduce.plan import PLANS, BudgetName, Cell, Plan, PlanError, load_plan
+from calibox_training.reproduce.plots import draw_plots
+from calibox_training.reproduce.report import load_results, render
+from calibox_training.reproduce.results import write_text
 from calibox_training.reproduce.runner import Runner
+from calibox_training.reproduce.tables import load_tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +38,25 @@ def reproduce_papers(request: Request, *, report_only: bool, say: Callable[[str]
         minutes = plan.budget.minutes if request.minutes is None else request.minutes
         runner = Runner(
             runs=request.runs,
+            output=request.output,
             accelerator=plan.budget.accelerator,
             processes=request.processes,
             seconds=60 * minutes,
             data=request.data,
-            done=lambda cell, trained: say(f"{cell.name}: {trained.images_per_second:g} images/s"),
             say=say,
         )
         left = runner.run(cells)
         say(f"{len(left)} cells have no finished run")
+    say(f"wrote {write_report(plan, request)}")
+
+
+def write_report(plan: Plan, request: Request) -> Path:
+    """Writes `papers.md` and its pictures from the results that are there."""
+    results = load_results(plan.cells(), request.output)
+    pictures = draw_plots(results, request.output / "papers")
+    path = request.output / "papers.md"
+    write_text(path, render(plan, request.budget, load_tables(request.plan), results, pictures))
+    return path
 
 
 def chosen(plan: Plan, request: Request) -> Sequence[Cell]:

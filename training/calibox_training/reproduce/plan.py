@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from calibox_core.errors import CaliboxError
-from calibox_training.model_spec import Part
+from calibox_training.parts import Part
 from calibox_training.recipe import Recipe, parse_recipe
 
 PLANS = Path(__file__).parent / "plans"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from calibox_core.dataset import DataFolder
 from calibox_core.errors import CaliboxError
 from calibox_core.letterbox import Letterbox, letterbox_into
+from calibox_core.manifest import InputSpec
 from calibox_core.nms import calibrated_nms
 from calibox_training.checkpoint import TrainedModel
 from calibox_training.data.coco import ImageRecord, read_image, read_records
@@ -113,7 +114,9 @@ def _save(path: Path, rows: dict[str, list[NDArray[Any]]], *, counts: list[int])
             kept=kept,
             best_p=np.stack(rows["best_p"]),
             q=np.stack(rows["q"]),
-            **{name: np.concatenate(rows[name]) for name in ("index", "p", "boxes")},
+            index=np.concatenate(rows["index"]),
+            p=np.concatenate(rows["p"]),
+            boxes=np.concatenate(rows["boxes"]),
         )
     scratch.replace(path)
 
@@ -139,20 +142,13 @@ def read_raw(path: Path, recipe: Recipe, records: Sequence[ImageRecord]) -> RawS
     if len(found["kept"]) != len(records):
         raise RawError(f"{path} holds {len(found['kept'])} images, the validation split {len(records)}")
     ends = np.cumsum(found["kept"])[:-1]
-    index, p, boxes = (np.split(found[name], ends) for name in ("index", "p", "boxes"))
-    size = recipe.input
+    whole = zip(*(np.split(found[name], ends) for name in ("index", "p", "boxes")), strict=True)
     images = [
-        RawImage(
-            record=record,
-            best_p_A=found["best_p"][i],
-            q_A=found["q"][i],
-            index_K=index[i],
-            p_KC=p[i],
-            boxes_K4=boxes[i],
-            letterbox=Letterbox.fit(
-                width=record.width, height=record.height, input_width=size.width, input_height=size.height
-            ),
-        )
-        for i, record in enumerate(records)
+        RawImage(record, best_p, q, index, p, boxes, _letterbox(record, recipe.input))
+        for record, best_p, q, (index, p, boxes) in zip(records, found["best_p"], found["q"], whole, strict=True)
     ]
     return RawSplit(counts=tuple(int(count) for count in found["counts"]), images=images, recipe=recipe)
+
+
+def _letterbox(record: ImageRecord, size: InputSpec) -> Letterbox:
+    return Letterbox.fit(width=record.width, height=record.height, input_width=size.width, input_height=size.height)

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibox_core.errors import CaliboxError
-from calibox_training.reproduce.cell_run import CELL_FILE, TRAINED_FILE, CellOrder, Trained, write_text
+from calibox_training.reproduce.cell_run import CELL_FILE, TRAINED_FILE, CellOrder
 from calibox_training.reproduce.plan import Cell
+from calibox_training.reproduce.results import CellResult, read_result, result_path, write_text
 from calibox_training.run_checkpoints import LAST_CHECKPOINT
 
 POLL_SECONDS = 0.5
@@ -32,55 +33,76 @@ class Runner:
 
     Args:
         runs: folder below which each cell has its own.
+        output: folder of results.
         accelerator: of the trainings.
         processes: cells at once.
         seconds: budget from now on.
         data: folder of a data set where it is not found by its name.
-        done: called with the cell and what it left, after each cell of this run.
         say: one line of progress.
     """
 
     runs: Path
+    output: Path
     accelerator: str
     processes: int
     seconds: float
     data: dict[str, str]
-    done: Callable[[Cell, Trained], None]
     say: Callable[[str], None]
     running: dict[str, tuple[Cell, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
+    measured: list[tuple[Cell, float]] = field(default_factory=list)  # finished cells and their seconds
 
     def run(self, cells: Sequence[Cell]) -> list[Cell]:
         """Runs what is not finished.
 
         Returns: cells without a finished run: failed, not started for want of time, or waiting for one of those.
         """
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-        begun = time.monotonic()
-        waiting = [cell for cell in cells if finished(cell, self.runs) is None]
+        waiting = self._unfinished(cells)
         self.say(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished")
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the cells as Ctrl-C does
         try:
-            while waiting or self.running:
-                self._collect()
-                left = self.seconds - (time.monotonic() - begun)
-                while len(self.running) < self.processes:
-                    cell = next((c for c in waiting if self._ready(c) and self._fits(c, cells, left)), None)
-                    if cell is None:
-                        break
-                    waiting.remove(cell)
-                    self._start(cell)
-                if not self.running:
-                    break
-                time.sleep(POLL_SECONDS)
+            self._work_off([*self._lost_sources(waiting, cells), *waiting])
         finally:
             self._stop()
-        return [cell for cell in cells if finished(cell, self.runs) is None]
+            signal.signal(signal.SIGTERM, before)
+        return self._unfinished(cells)
+
+    def _work_off(self, waiting: list[Cell]) -> None:
+        begun = time.monotonic()
+        while waiting or self.running:
+            self._collect()
+            left = self.seconds - (time.monotonic() - begun)
+            while len(self.running) < self.processes:
+                cell = next((c for c in waiting if self._ready(c) and self._fits(c, left)), None)
+                if cell is None:
+                    break
+                waiting.remove(cell)
+                self._start(cell)
+            if not self.running:
+                break
+            time.sleep(POLL_SECONDS)
+
+    def _unfinished(self, cells: Sequence[Cell]) -> list[Cell]:
+        found = [(cell, finished(cell, self.output, self.runs)) for cell in cells]
+        self.measured = [(cell, _seconds(result)) for cell, result in found if result is not None]
+        return [cell for cell, result in found if result is None]
+
+    def _lost_sources(self, waiting: Sequence[Cell], cells: Sequence[Cell]) -> list[Cell]:
+        """Finished cells whose weights are not here, but wanted by others."""
+        wanted = {cell.source(self.runs) for cell in waiting if not trained(cell, self.runs)}
+        lost: list[Cell] = []
+        for cell in reversed(cells):  # sources stand before those that go on from them
+            if cell not in waiting and cell.folder(self.runs) in wanted and not trained(cell, self.runs):
+                lost.insert(0, cell)
+                wanted.add(cell.source(self.runs))
+        return lost
 
     def _ready(self, cell: Cell) -> bool:
         source = cell.source(self.runs)
         return source is None or (source / TRAINED_FILE).exists()
 
-    def _fits(self, cell: Cell, cells: Iterable[Cell], left: float) -> bool:
-        return left > 0 and expected_seconds(cell, cells, self.runs) <= left
+    def _fits(self, cell: Cell, left: float) -> bool:
+        """What is trained is analysed even when the budget is used up: minutes at most."""
+        return trained(cell, self.runs) or 0 < left >= expected_seconds(cell, self.measured)
 
     def _start(self, cell: Cell) -> None:
         folder = cell.folder(self.runs)
@@ -109,6 +131,7 @@ class Runner:
             folder=self.data.get(cell.data, cell.recipe.data.name),
             accelerator=self.accelerator,
             start_from=None if source is None else str(source / "checkpoints" / LAST_CHECKPOINT),
+            result=str(result_path(self.output, cell.name)),
         )
 
     def _collect(self) -> None:
@@ -116,10 +139,13 @@ class Runner:
             if process.poll() is None:
                 continue
             del self.running[name]
-            trained = finished(cell, self.runs)
-            if process.returncode == 0 and trained is not None:
-                self.say(f"{name}: finished in {trained.cell_seconds:.0f} s")
-                self.done(cell, trained)
+            result = finished(cell, self.output, self.runs)
+            if process.returncode == 0 and result is not None:
+                self.measured.append((cell, _seconds(result)))
+                ap, seconds = result.rankings[result.own].metrics["AP"] or 0.0, result.trained.cell_seconds
+                self.say(
+                    f"{name}: AP {ap:.4f}, trained in {seconds:.0f} s, analysed in {result.analysis_seconds:.0f} s"
+                )
             else:
                 log = cell.folder(self.runs) / "log.txt"
                 self.say(f"{name}: failed with exit status {process.returncode}; see {log}: {_last_line(log)}")
@@ -139,34 +165,49 @@ class Runner:
         self.running.clear()
 
 
-def finished(cell: Cell, runs: Path) -> Trained | None:
-    """What a finished cell left, None where it is not finished.
+def finished(cell: Cell, output: Path, runs: Path) -> CellResult | None:
+    """Result of a cell, None where it has none of this recipe.
 
     Raises:
-        RunnerError: the folder holds a cell of another recipe.
+        RunnerError: its folder holds a training of another recipe.
     """
-    folder = cell.folder(runs)
-    if (folder / CELL_FILE).exists():
-        order = CellOrder.model_validate_json((folder / CELL_FILE).read_bytes())
+    path = result_path(output, cell.name)
+    if path.exists():
+        result = read_result(path)
+        if result.trained.recipe_hash == cell.recipe_hash:
+            return result
+    begun = cell.folder(runs) / CELL_FILE
+    if begun.exists():
+        order = CellOrder.model_validate_json(begun.read_bytes())
         if order.recipe_hash != cell.recipe_hash:
             raise RunnerError(
-                f"{folder} was begun with another recipe ({order.recipe_hash}) than the plan's ({cell.recipe_hash}): "
-                "move it away, or choose another folder with --runs"
+                f"{begun.parent} was begun with another recipe ({order.recipe_hash}) than the plan's "
+                f"({cell.recipe_hash}): move it away, or choose another folder with --runs"
             )
-    trained = folder / TRAINED_FILE
-    return Trained.model_validate_json(trained.read_bytes()) if trained.exists() else None
+    return None
 
 
-def expected_seconds(cell: Cell, cells: Iterable[Cell], runs: Path) -> float:
-    """Mean of the finished cells of the same system and data; else of the family and data; else of the data; else 0."""
-    found = [(other, trained) for other in cells if (trained := finished(other, runs)) is not None]
-    same_data = [(other, trained) for other, trained in found if other.data == cell.data]
-    family = [(other, trained) for other, trained in same_data if other.system.family == cell.system.family]
-    system = [(other, trained) for other, trained in family if other.system.name == cell.system.name]
-    for group in (system, family, same_data):
-        if group:
-            return sum(trained.cell_seconds for _, trained in group) / len(group)
-    return 0.0
+def trained(cell: Cell, runs: Path) -> bool:
+    """Is it ready for analysis?"""
+    return (cell.folder(runs) / TRAINED_FILE).exists()
+
+
+def expected_seconds(cell: Cell, measured: Sequence[tuple[Cell, float]]) -> float:
+    """Mean of the finished cells of the same system and data; else of the family and data; else of the data; else 0.
+
+    Args:
+        cell: to be trained.
+        measured: finished cells and the seconds that training and analysis took.
+    """
+    data = [(other, seconds) for other, seconds in measured if other.data == cell.data]
+    family = [(other, seconds) for other, seconds in data if other.system.family == cell.system.family]
+    system = [(other, seconds) for other, seconds in family if other.system.name == cell.system.name]
+    nearest = next((group for group in (system, family, data) if group), [])
+    return sum(seconds for _, seconds in nearest) / max(1, len(nearest))
+
+
+def _seconds(result: CellResult) -> float:
+    return result.trained.cell_seconds + result.analysis_seconds
 
 
 def _last_line(log: Path) -> str:

@@ -1,7 +1,7 @@
 """`calibox eval`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,9 +25,17 @@ _MOST_AT_ONCE = 100
 
 
 ImagesOption = Annotated[
-    Path, typer.Option(help="Folder that the annotations' file_name is relative to.", metavar="DIR")
+    Path | None, typer.Option(help="Folder that the annotations' file_name is relative to.", metavar="DIR")
 ]
-AnnotationsOption = Annotated[Path, typer.Option(help="COCO annotation file.", metavar="FILE")]
+AnnotationsOption = Annotated[Path | None, typer.Option(help="COCO annotation file.", metavar="FILE")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(help="Instead of both: a data folder, or a name below CALIBOX_DATA.", metavar="DIR"),
+]
+SplitOption = Annotated[Literal["train", "val"], typer.Option(help="Split of --data.")]
+LayoutOption = Annotated[
+    str, typer.Option(help="Layout of --data: coco, voc, kitti, or a JSON object as in a recipe's data section.")
+]
 OutputOption = Annotated[
     Path, typer.Option(help="COCO results with all three scores; the journal of a run lies beside it.")
 ]
@@ -46,8 +54,11 @@ MaxDetectionsOption = Annotated[
 
 
 def evaluate(
-    images: ImagesOption,
-    annotations: AnnotationsOption,
+    images: ImagesOption = None,
+    annotations: AnnotationsOption = None,
+    data: DataOption = None,
+    split: SplitOption = "val",
+    layout: LayoutOption = "coco",
     server: ServerOption = "http://127.0.0.1:8000",
     output: OutputOption = Path("results.json"),
     concurrency: ConcurrencyOption = 8,
@@ -66,7 +77,7 @@ def evaluate(
     version: VersionOption = None,
     timeout_ms: TimeoutMsOption = None,
 ) -> None:
-    """Measure a live server on COCO annotations: AP, throughput and latency.
+    """Measure a live server on annotated pictures: AP, throughput and latency.
 
     Interrupted, it keeps its answers; the same command then goes on from there.
 
@@ -75,14 +86,14 @@ def evaluate(
     require_extra("eval", "eval", "pycocotools")
     from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
     from calibox_client.evaluation.report import print_summary
+    from calibox_client.evaluation.source import open_source
 
     fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     others = {"max_detections": max_detections, "classes": classes, "timeout_ms": timeout_ms}
     evaluation = Evaluation(
         server=server,
-        images=images,
-        annotations=annotations,
+        source=open_source(images, annotations, data, split, layout),
         output=output,
         concurrency=concurrency,
         half=half,

@@ -19,9 +19,9 @@ from calibox_client.evaluation.metrics import Measured, coco_results, measure
 from calibox_client.evaluation.report import summary_document, write_results
 from calibox_client.evaluation.run import ask_all
 from calibox_client.evaluation.served import Served, class_warning, find_served
+from calibox_client.evaluation.source import Source
 from calibox_client.evaluation.work import WorkItem, hash_of_images, read_work
 from calibox_client.retries import RetryPolicy
-from calibox_core.dataset import read_annotations
 
 Connect = Callable[..., AsyncClient]
 
@@ -36,8 +36,7 @@ class Evaluation:
     """What `calibox eval` was asked to do."""
 
     server: str
-    images: Path
-    annotations: Path
+    source: Source
     output: Path
     concurrency: int
     half: Half
@@ -73,10 +72,9 @@ def run_evaluation(evaluation: Evaluation, connect: Connect = AsyncClient) -> tu
 
     Raises:
         EvaluationError: something is missing, or the server failed; answers so far are kept.
-        DatasetError: the annotations cannot be read.
     """
-    annotations = read_annotations(evaluation.annotations)
-    work = read_work(annotations, evaluation.images, evaluation.half)
+    annotations = evaluation.source.annotations
+    work = read_work(annotations, evaluation.source.images, evaluation.half)
     served = asyncio.run(_find_served(evaluation, connect))
     if (warning := class_warning(served, annotations)) is not None:
         typer.secho(warning, err=True, fg=typer.colors.YELLOW)

@@ -9,6 +9,7 @@ import numpy as np
 from calibox_client.evaluation.choices import RankBy
 from calibox_client.evaluation.journal import Answer
 from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth
+from calibox_core.format_metrics import format_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Measured:
     """Accuracy of the answers, and how fast they came."""
 
     coco: Metrics  # 0..1, None where nothing can be measured
+    own: Metrics  # of the data's format: VOC's and KITTI's
     table: str  # as pycocotools prints it
     latency_ms: dict[str, float | None]
 
@@ -42,7 +44,8 @@ def measure(
     """
     image_ids = [answer.image_id for answer in answers]
     metrics, table = coco_metrics(load_ground_truth(annotations), results, image_ids=image_ids, rank_by=rank_by)
-    return Measured(metrics, table, latency_summary([answer.latency_ms for answer in answers]))
+    own = format_metrics(annotations, results, image_ids=image_ids, rank_by=rank_by)
+    return Measured(metrics, own, table, latency_summary([answer.latency_ms for answer in answers]))
 
 
 def latency_summary(milliseconds: Sequence[float]) -> dict[str, float | None]:

@@ -34,7 +34,7 @@ def write_results(results: Sequence[Mapping[str, Any]], output: Path) -> None:
 
 def summary_document(measured: Measured, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that was measured, as one flat document: metrics in 0..1 under their names, and the facts."""
-    return {**measured.coco, **facts, "latency_ms": measured.latency_ms}
+    return {**measured.coco, **measured.own, **facts, "latency_ms": measured.latency_ms}
 
 
 def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
@@ -53,6 +53,7 @@ def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
             "",
             f"{main}   ({further})",
             f"by size: {sizes}",
+            *(f"{name} {_number(value, '.3f')}" for name, value in measured.own.items()),
             f"throughput: {_number(summary['images_per_second'], '.1f')} images/s, "
             f"{summary['concurrency']} at a time, {summary['retries']} repeats"
             + (f", {summary['images_resumed']} answers from an earlier run" if summary["images_resumed"] else ""),

@@ -45,7 +45,7 @@ def read_work(annotations: Mapping[str, Any], images: Path, half: Half) -> list[
         shown = ", ".join(str(path) for path in missing[:_SHOWN])
         raise EvaluationError(
             f"{len(missing)} of {len(chosen)} annotated images are not there, for example {shown}; "
-            "does --images name the folder that file_name is relative to?"
+            f"is {images} the folder that file_name is relative to?"
         )
     return [WorkItem(image_id, paths[image_id]) for image_id in chosen]
 
