@@ -21,7 +21,6 @@ Control = Literal["shuffled", "oracle"]
 ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 POWERS = (0.2, 0.3, 0.4)  # CLQ's Table I
 LOCALIZATION_FLOOR = 0.05  # IoU-Net filters by the class score before it ranks by IoU; without, background wins
-CONTROL_MIN_P = 0.05  # anchors whose q the shuffled control exchanges: those that a detector would show
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +109,16 @@ def _best(key_A: NDArray[np.float32], top_k: int) -> NDArray[np.bool_]:
 def quality(image: RawImage, control: Control | None) -> NDArray[np.float32]:
     """Q of all anchors, or what a control puts in its place.
 
-    `shuffled` exchanges q at random among the anchors of the image with a p above `CONTROL_MIN_P`. `oracle` is the IoU
-    of the decoded box with its best object, of whatever class, as a class-agnostic branch could know it; 0 for anchors
-    that are no candidates.
+    `shuffled` exchanges q at random among all anchors of the image that can become candidates: were those of low p to
+    keep theirs, q would go on telling background from objects. `oracle` is the IoU of the decoded box with its best
+    object, of whatever class, as a class-agnostic branch could know it; 0 for anchors that are no candidates.
     """
     if control is None:
         return image.q_A
     q_A = image.q_A.copy()
     if control == "shuffled":
-        shown = np.flatnonzero(image.best_p_A > CONTROL_MIN_P)
         # Seeded by the image: every ranking, system and seed meets the same order of draws.
-        q_A[shown] = q_A[np.random.default_rng(image.record.image_id).permutation(shown)]
+        q_A[image.index_K] = q_A[np.random.default_rng(image.record.image_id).permutation(image.index_K)]
         return q_A
     q_A[:] = 0
     boxes_K4 = image.letterbox.to_image(image.boxes_K4)
