@@ -84,9 +84,11 @@ def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -
     checkpoint = folder / "checkpoints" / LAST_CHECKPOINT
     starts = _Starts(folder / STARTS_FILE, checkpoint)
     starts.begin()
+    begun = checkpoint.exists()
+    before = time.process_time()
     if not (folder / "metrics.json").exists():
         _train(folder, order, recipe, data)
-    training_seconds = starts.seconds()
+    training_seconds, processor_seconds = starts.seconds(), time.process_time() - before
     milliseconds = evaluate_raw(load_checkpoint(checkpoint), data, folder / RAW_FILE, accelerator=order.accelerator)
     batches = max(1, data.image_count("train") // recipe.schedule.batch_size)
     images = batches * recipe.schedule.batch_size * recipe.schedule.epochs
@@ -104,6 +106,7 @@ def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -
         training_seconds=round(training_seconds, 1),
         cell_seconds=round(starts.seconds(), 1),
         images_per_second=round(images / training_seconds, 2),
+        processor_seconds=None if begun else round(processor_seconds, 1),
         milliseconds_per_image=round(milliseconds, 2),
         finished=time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     )

@@ -217,13 +217,13 @@ def _score_rows(plan: Plan, results: Results) -> tuple[list[str], list[list[str]
 
 
 def _speed_rows(plan: Plan, results: Results) -> tuple[list[str], list[list[str]]]:
-    header = ["data", "system", "seeds", "training images/s", "ms per image", "minutes of training"]
+    header = ["data", "system", "seeds", "training images per processor second", "ms per image", "minutes of training"]
     rows = []
     for system in plan.systems:
         for data in system.data:
             cells = [result.trained for result in results.get((data, system.name), {}).values()]
             figures = [
-                [t.images_per_second for t in cells],
+                [t.images / t.processor_seconds for t in cells if t.processor_seconds],
                 [t.milliseconds_per_image for t in cells],
                 [t.training_seconds / 60 for t in cells],
             ]

@@ -35,7 +35,14 @@ class Trained(Part):
     training_seconds: float = Field(description="Of the process, its start and last validation included.")
     cell_seconds: float = Field(description="With the raw evaluation.")
     images_per_second: float
-    milliseconds_per_image: float = Field(description="Network and post-processing of one image, median.")
+    processor_seconds: float | None = Field(
+        default=None,
+        description="Of the training process, validation included and loading in other processes not; what other work "
+        "on the machine leaves as it is. None where it was stopped in between, and for cells from before it was kept.",
+    )
+    milliseconds_per_image: float = Field(
+        description="Network and post-processing of one image, median; processor time on CPUs."
+    )
     finished: str = Field(description="UTC.")
 
 
