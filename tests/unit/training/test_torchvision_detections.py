@@ -136,7 +136,7 @@ def _compare_detections(theirs: Their, detector: Detector, images: Tensor, floor
         assert len(got.scores) > 50
         assert got.labels.tolist() == (want["labels"] - 1).tolist()  # theirs count the background
         np.testing.assert_allclose(got.scores, want["scores"], atol=1e-4)
-        np.testing.assert_allclose(got.boxes, want["boxes"], atol=1e-2)
+        np.testing.assert_allclose(got.boxes, want["boxes"], atol=1e-3)  # pixels, a few last places of 300
 
 
 def test_ssds_outputs_are_torchvisions(ssd: SSD, our_ssd: Detector) -> None:
