@@ -206,7 +206,9 @@ def _mined_in_a_loop(logits: Tensor, labels: list[int], candidates: list[bool], 
 )
 def test_the_mined_loss_agrees_with_a_loop(seed: int, ratio: float, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randint(-3, 4, (2, 40, 4), generator=generator).float()  # ties among them
+    # Few different rows, so that many tie, and clearly different losses, so that rounding makes no order of its own.
+    rows = torch.tensor([[0.0, value, 0.5, -1.0] for value in range(-3, 4)])
+    logits = rows[torch.randint(len(rows), (2, 40), generator=generator)]
     kind = torch.rand(2, 40, generator=generator)
     labels = torch.where(kind < share, torch.randint(1, 4, (2, 40), generator=generator), 0)
     candidate = kind > 0.3  # the rest of the background is ignored
