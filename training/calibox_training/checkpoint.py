@@ -91,12 +91,21 @@ def stored_recipe(path: Path) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return read_saved(path, METADATA_KEY, otherwise="was not written by `calibox train`: it carries no recipe")
+
+
+def read_saved(path: Path, key: str, *, otherwise: str) -> dict[str, Any]:
+    """Weights and plain values of a file that carries ``key``; no code is unpickled.
+
+    Raises:
+        CheckpointError: it cannot be read, or has no such key; the text then says ``otherwise``.
+    """
     try:
         saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(saved, dict) or METADATA_KEY not in saved:
-        raise CheckpointError(f"{path} was not written by `calibox train`: it carries no recipe")
+    if not isinstance(saved, dict) or key not in saved:
+        raise CheckpointError(f"{path} {otherwise}")
     return saved
 
 

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from calibox_training.checkpoint import CheckpointError, TrainedModel, current_commit
+from calibox_training.checkpoint import TrainedModel, current_commit, read_saved
 from calibox_training.iou_net.predictor import IouPredictor
 from calibox_training.iou_net.spec import PredictorSpec
 
@@ -33,12 +31,7 @@ def load_predictor(path: Path) -> IouPredictor:
     Raises:
         CheckpointError: the file cannot be read, or holds something else.
     """
-    try:
-        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises what its readers raise: pickle, zip, OS and runtime errors
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(saved, dict) or IOU_NET_KEY not in saved:
-        raise CheckpointError(f"{path} holds no IoU-Net; a detector's checkpoint is read by `load_checkpoint`")
+    saved = read_saved(path, IOU_NET_KEY, otherwise="holds no IoU-Net; `load_checkpoint` reads a detector's")
     facts = saved[IOU_NET_KEY]
     spec = PredictorSpec.model_validate(facts["predictor"])
     predictor = IouPredictor(spec, features=facts["features"], classes=len(facts["classes"]))
