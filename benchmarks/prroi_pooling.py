@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 import torchvision
 from torch import Tensor
+from torch_steps import Step, print_profile, wait
 from torchvision.ops import roi_align
 
 from calibox_training.iou_net.prroi_pool import flatten_maps, pool_maps, roi_levels
@@ -23,7 +24,6 @@ from calibox_training.iou_net.prroi_pool import flatten_maps, pool_maps, roi_lev
 BINS = 7
 WARM_UP = 2
 Pool = Callable[[list[Tensor], Tensor], Tensor]
-Step = Callable[[], None]
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(seconds["theirs"], seconds["ours"], strict=True))
         print(f"| {name} | {_cell(seconds['theirs'])} | {_cell(seconds['ours'])} | {ratio:.2f} |")
         if options.profile:
-            _profile(steps["ours"], options.device)
+            print_profile("calibox", steps["ours"], options.device)
 
 
 def _options() -> argparse.Namespace:
@@ -144,30 +144,18 @@ def _in_turns(steps: dict[str, Step], options: argparse.Namespace) -> dict[str, 
     for number in range(WARM_UP + options.rounds):
         # Every other round in the reverse order, so that neither always follows the other.
         for name in list(steps)[:: 1 if number % 2 == 0 else -1]:
-            _wait(options.device)
+            wait(options.device)
             start = time.perf_counter()
             steps[name]()
-            _wait(options.device)
+            wait(options.device)
             if number >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _cell(times: list[float]) -> str:
     low, middle, high = statistics.quantiles(times, n=4)
     return f"{1000 * middle:.0f} [{1000 * low:.0f}, {1000 * high:.0f}]"
-
-
-def _profile(step: Step, device: str) -> None:
-    with torch.profiler.profile() as profile:
-        step()
-    order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-    print(f"\n{profile.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40)}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch_steps import Step, print_profile, wait
 from torchvision.models.detection import RetinaNet, ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -37,7 +38,6 @@ OBJECTS = 8  # per image
 WARM_UP = 2
 SSD_SIZE = (300, 300)
 LEARNING_RATE = 1e-7  # small, so that nothing diverges however many steps are measured
-Step = Callable[[], None]
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"| {name} | {cell} | {options.batch / middle:.2f} | {ratio:.3f} |")
     if options.profile:
         for name, step in steps.items():
-            _profile(name, step, options.device)
+            print_profile(name, step, options.device)
 
 
 def _options() -> argparse.Namespace:
@@ -181,24 +181,12 @@ def _in_turns(steps: dict[str, Step], options: argparse.Namespace) -> dict[str, 
     for number in range(options.rounds):
         # Every other round in the reverse order, so that neither always follows the other.
         for name in list(steps)[:: 1 if number % 2 == 0 else -1]:
-            _wait(options.device)
+            wait(options.device)
             start = clock()
             steps[name]()
-            _wait(options.device)
+            wait(options.device)
             seconds[name].append(clock() - start)
     return seconds
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _profile(name: str, step: Step, device: str) -> None:
-    with torch.profiler.profile() as profile:
-        step()
-    order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
-    print(f"\n{name}\n{profile.key_averages().table(sort_by=order, row_limit=14, max_name_column_width=40)}")
 
 
 if __name__ == "__main__":

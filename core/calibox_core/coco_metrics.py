@@ -97,11 +97,12 @@ def score_iou_correlations(
     """
     used = (classification > CORRELATION_MIN_P) & (iou > CORRELATION_MIN_IOU)
     scores = {"classification": classification, "localization": localization, "score": score}
-    metrics: Metrics = {f"pearson_{name}": _pearson(values[used], iou[used]) for name, values in scores.items()}
+    metrics: Metrics = {f"pearson_{name}": pearson(values[used], iou[used]) for name, values in scores.items()}
     return {**metrics, "pearson_n": float(used.sum())}
 
 
-def _pearson(x: NDArray[Any], y: NDArray[Any]) -> float | None:
+def pearson(x: NDArray[Any], y: NDArray[Any]) -> float | None:
+    """Pearson's correlation of ``[N]`` with ``[N]``; None below two values, or where one side is constant."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None

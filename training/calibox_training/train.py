@@ -88,7 +88,7 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
         trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
     last = settings.output / "checkpoints" / LAST_CHECKPOINT
     if trainer.is_global_zero:
-        _write_json(settings.output / METRICS, module.metrics)
+        write_json(settings.output / METRICS, module.metrics)
     return TrainingResult(last, module.metrics)
 
 
@@ -153,7 +153,8 @@ def _processes(accelerator: str) -> dict[str, Any]:
     return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Writes beside the target and renames."""
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(value, indent=2) + "\n")
     scratch.replace(path)

@@ -3,7 +3,6 @@
 Source: IoU-Net, arXiv 1807.11590, section 3.1 and fig. 5. One process, float32.
 """
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from calibox_training.machine import RunError, device_type
 from calibox_training.models.detector import Detector
 from calibox_training.run_checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO
 from calibox_training.schedule import build_schedulers
+from calibox_training.train import METRICS, write_json
 from calibox_training.training_spec import Schedule
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train_standalone(model: TrainedModel, folder: DataFolder, settings: Standalo
         metrics = {"train_loss": loss, **validate(detector, predictor, data, settings.jitter, settings.seed)}
         log.info("epoch %d: %s", epoch + 1, metrics)
         AtomicCheckpointIO().save_checkpoint(contents(model, predictor, metrics), last)
-    _write_metrics(settings.output / "metrics.json", metrics)
+    write_json(settings.output / METRICS, metrics)
     return StandaloneResult(last, metrics)
 
 
@@ -127,9 +127,3 @@ def _optimizer(predictor: IouPredictor, schedule: Schedule) -> Optimizer:
         momentum=schedule.momentum,
         weight_decay=schedule.weight_decay,
     )
-
-
-def _write_metrics(path: Path, metrics: dict[str, float | None]) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(metrics, indent=2) + "\n")
-    scratch.replace(path)

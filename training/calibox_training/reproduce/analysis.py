@@ -25,6 +25,7 @@ from calibox_training.reproduce.rankings import (
 )
 from calibox_training.reproduce.raw import RawSplit, read_raw
 from calibox_training.reproduce.results import (
+    BASE,
     DRAW_UNIT,
     DRAWN,
     METRICS,
@@ -39,7 +40,6 @@ from calibox_training.reproduce.statistics import TAILS
 
 DRAWS = 1000  # of rankings that a paper or the protocol names
 SIDE_DRAWS = 200  # of the others: points of a curve
-BASE = "classification"
 NAMED = (BASE, "product", "geometric 0.5", "power 0.3", "gaussian 1", "LC", "LC+CS", "shuffled", "oracle")
 PLOTTED = (BASE, "product", "geometric 0.5")
 AT_90 = METRICS["AP90"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from calibox_core.coco_metrics import CORRELATION_MIN_IOU, CORRELATION_MIN_P
+from calibox_core.coco_metrics import CORRELATION_MIN_IOU, CORRELATION_MIN_P, pearson
 from calibox_training.reproduce.rankings import ImageFound
 
 LAECE_BINS = 25  # as the paper that defines it
@@ -23,16 +23,10 @@ def correlations(found: Sequence[ImageFound]) -> dict[str, float | None]:
     samples = np.concatenate([np.empty((0, 4), np.float32), *(one.samples for one in found)]).astype(np.float64)
     used = samples[(samples[:, 0] > CORRELATION_MIN_P) & (samples[:, 3] > CORRELATION_MIN_IOU)]
     named = dict(zip(("classification", "localization", "score"), used.T, strict=False))
-    pearson = {f"pearson_{name}": _pearson(values, used[:, 3]) for name, values in named.items()}
+    linear = {f"pearson_{name}": pearson(values, used[:, 3]) for name, values in named.items()}
     ranks = rankdata(used[:, 3])
-    spearman = {f"spearman_{name}": _pearson(rankdata(values), ranks) for name, values in named.items()}
-    return {**pearson, **spearman, "candidates": float(len(used))}
-
-
-def _pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
+    spearman = {f"spearman_{name}": pearson(rankdata(values), ranks) for name, values in named.items()}
+    return {**linear, **spearman, "candidates": float(len(used))}
 
 
 def laece0(found: Sequence[ImageFound], objects: Sequence[int]) -> float | None:

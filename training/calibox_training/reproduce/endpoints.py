@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from calibox_training.reproduce.plan import Plan
+from calibox_training.reproduce.results import BASE
 from calibox_training.reproduce.statistics import holm, sign_flip_p
-from calibox_training.reproduce.tables import BASE, OWN, Gain, Results, Row, Table, gain
+from calibox_training.reproduce.tables import OWN, Gain, Results, Row, Table, gain
 
 PRIMARY = ("AP75", "AP90")
 SIGNIFICANT = 0.05

@@ -8,8 +8,8 @@ import numpy as np
 
 from calibox_training.reproduce.matching import THRESHOLDS
 from calibox_training.reproduce.rankings import ALPHAS, geometric_name
-from calibox_training.reproduce.results import CellResult
-from calibox_training.reproduce.tables import BASE, POINTS, Results
+from calibox_training.reproduce.results import BASE, CellResult
+from calibox_training.reproduce.tables import POINTS, Results
 
 SUBJECT = "iou_aware"  # the system whose scores the pictures show
 CURVES = ("AP", "AP50", "AP75", "AP90")

@@ -8,10 +8,9 @@ import numpy as np
 
 from calibox_training.reproduce.endpoints import CONTROLS, Endpoint, family
 from calibox_training.reproduce.plan import BudgetName, Cell, Plan
-from calibox_training.reproduce.results import DRAW_UNIT, CellResult, read_result, result_path
+from calibox_training.reproduce.results import BASE, DRAW_UNIT, CellResult, read_result, result_path
 from calibox_training.reproduce.statistics import hierarchical
 from calibox_training.reproduce.tables import (
-    BASE,
     POINTS,
     Gain,
     Results,

@@ -10,12 +10,11 @@ from pydantic import Field
 
 from calibox_training.parts import Part
 from calibox_training.reproduce.plan import PLANS
-from calibox_training.reproduce.results import DRAW_UNIT, CellResult
+from calibox_training.reproduce.results import BASE, DRAW_UNIT, CellResult
 from calibox_training.reproduce.statistics import Estimate, hierarchical, paired_t
 
 Key = tuple[str, str]  # data set, system
 Results = Mapping[Key, Mapping[int, CellResult]]  # by seed
-BASE = "classification"
 OWN = "own"  # the recipe's ranking
 POINTS = 100  # of AP 0..1
 
