@@ -15,7 +15,7 @@ from calibox_training.box_coder import batched_iou
 from calibox_training.checkpoint import CheckpointError, TrainedModel
 from calibox_training.data.coco import Batch
 from calibox_training.data.module import CocoDataModule
-from calibox_training.iou_net.features import box_score, frozen_maps, outputs_of_boxes
+from calibox_training.iou_net.features import DetectorFeatures, box_score, outputs_of_boxes
 from calibox_training.iou_net.jitter import JitteredBoxes, jittered_boxes
 from calibox_training.iou_net.objective import training_loss, validation_batches
 from calibox_training.iou_net.predictor import IouPredictor, output_of_class
@@ -100,7 +100,9 @@ def test_the_gradient_reaches_the_predictor_alone() -> None:
     objects = Objects(boxes, torch.tensor([[0, 1], [1, -1]]), torch.zeros(2, 2, dtype=torch.bool))
     images = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    loss = training_loss(model.detector, predictor, Batch(images, objects), JitterSpec(per_image=16), generator)
+    loss = training_loss(
+        DetectorFeatures(model.detector), predictor, Batch(images, objects), JitterSpec(per_image=16), generator
+    )
     loss.backward()
     assert all(p.grad is None for p in model.detector.parameters())
     reached = {name for name, p in predictor.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
@@ -110,12 +112,13 @@ def test_the_gradient_reaches_the_predictor_alone() -> None:
 def test_boxes_of_a_detector_can_be_refined() -> None:
     model = small_model()
     predictor = IouPredictor(SMALL, features=16, classes=2)
-    maps = frozen_maps(model.detector, torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8))
+    features = DetectorFeatures(model.detector)
+    maps = features.maps(torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8))
     assert maps.shapes == ((12, 16), (6, 8), (3, 4))
     boxes = torch.tensor([[10.0, 10, 60, 60], [30, 20, 120, 90], [20, 20, 50, 80]])
     image, label = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
-    score = box_score(predictor, maps, boxes, image, label)
-    start = output_of_class(outputs_of_boxes(predictor, maps, boxes, image), label)
+    score = box_score(predictor, maps, boxes, image, label, features.levels)
+    start = output_of_class(outputs_of_boxes(predictor, maps, boxes, image, features.levels), label)
     torch.testing.assert_close(score(boxes, torch.arange(3)), start)
     found = refine(score, boxes, torch.tensor([[96, 128]]).expand(3, 2), RefinementSpec())
     assert (found.output_R >= start.detach()).all()
@@ -167,11 +170,12 @@ def test_a_trained_predictor_moves_boxes_towards_their_objects(tmp_path: Path) -
     assert (result.metrics["pearson_localization"] or 0) > 0.35  # 0.56 was seen
     predictor = load_predictor(result.checkpoint)
     generator = torch.Generator().manual_seed(5)
+    features = DetectorFeatures(model.detector)
     before, after = [], []
     for batch in validation_batches(CocoDataModule(model.recipe, folder, workers=0)):
         start = jittered_boxes(batch.objects, JitterSpec(per_image=30), height=96, width=128, generator=generator)
-        maps = frozen_maps(model.detector, batch.images)
-        score = box_score(predictor, maps, start.boxes_R4, start.image_R, start.label_R)
+        maps = features.maps(batch.images)
+        score = box_score(predictor, maps, start.boxes_R4, start.image_R, start.label_R, features.levels)
         size = torch.tensor([[96, 128]]).expand(len(start.boxes_R4), 2)
         found = refine(score, start.boxes_R4, size, RefinementSpec())
         before.append(true_iou(start.boxes_R4, start, batch.objects))

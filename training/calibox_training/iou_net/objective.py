@@ -12,31 +12,30 @@ from calibox_core.dataset import DataFolder
 from calibox_training.data.coco import Batch, ImageRecord, Sample, collate, place, read_image
 from calibox_training.data.module import CocoDataModule
 from calibox_training.data.sampling import step_seed
-from calibox_training.iou_net.features import frozen_maps, outputs_of_boxes
+from calibox_training.iou_net.features import FeatureSource, outputs_of_boxes
 from calibox_training.iou_net.jitter import JitteredBoxes, jittered_boxes
 from calibox_training.iou_net.predictor import IouPredictor, output_of_class, predicted_iou, predictor_loss
 from calibox_training.iou_net.spec import JitterSpec
-from calibox_training.models.detector import Detector
 
 
 def training_loss(
-    detector: Detector, predictor: IouPredictor, batch: Batch, jitter: JitterSpec, generator: torch.Generator
+    features: FeatureSource, predictor: IouPredictor, batch: Batch, jitter: JitterSpec, generator: torch.Generator
 ) -> Tensor:
     """The predictor's loss on jittered boxes of one batch; its gradient reaches the predictor alone."""
-    outputs, boxes = _predicted(detector, predictor, batch, jitter, generator)
+    outputs, boxes = _predicted(features, predictor, batch, jitter, generator)
     return predictor_loss(outputs, boxes.label_R, boxes.iou_R, weight=predictor.spec.loss_weight)
 
 
 @torch.no_grad()
 def validate(
-    detector: Detector, predictor: IouPredictor, data: CocoDataModule, jitter: JitterSpec, seed: int
+    features: FeatureSource, predictor: IouPredictor, data: CocoDataModule, jitter: JitterSpec, seed: int
 ) -> dict[str, float | None]:
     """Error and correlation of the predicted IoU on the validation split; the boxes are the same every time."""
     device = next(predictor.parameters()).device
     found: list[NDArray[np.float32]] = [np.empty((2, 0), np.float32)]
     for position, batch in enumerate(validation_batches(data)):
         generator = batch_generator(seed, -1 - position)
-        outputs, boxes = _predicted(detector, predictor, on_device(batch, device), jitter, generator)
+        outputs, boxes = _predicted(features, predictor, on_device(batch, device), jitter, generator)
         predicted = predicted_iou(output_of_class(outputs, boxes.label_R))
         found.append(torch.stack([predicted, boxes.iou_R]).cpu().numpy())
     predicted_N, true_N = np.concatenate(found, axis=1)
@@ -46,13 +45,13 @@ def validate(
 
 
 def _predicted(
-    detector: Detector, predictor: IouPredictor, batch: Batch, jitter: JitterSpec, generator: torch.Generator
+    features: FeatureSource, predictor: IouPredictor, batch: Batch, jitter: JitterSpec, generator: torch.Generator
 ) -> tuple[Tensor, JitteredBoxes]:
     """Raw outputs ``[R, C]`` of the jittered boxes of a batch."""
     height, width = batch.images.shape[1:3]
     boxes = jittered_boxes(batch.objects, jitter, height=height, width=width, generator=generator)
-    maps = frozen_maps(detector, batch.images)
-    return outputs_of_boxes(predictor, maps, boxes.boxes_R4, boxes.image_R), boxes
+    maps = features.maps(batch.images)
+    return outputs_of_boxes(predictor, maps, boxes.boxes_R4, boxes.image_R, features.levels), boxes
 
 
 def validation_batches(data: CocoDataModule) -> Iterator[Batch]:

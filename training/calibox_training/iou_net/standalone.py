@@ -14,12 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from calibox_core.dataset import DataFolder
 from calibox_training.checkpoint import TrainedModel
 from calibox_training.data.module import CocoDataModule
+from calibox_training.iou_net.features import DetectorFeatures, FeatureSource
 from calibox_training.iou_net.objective import batch_generator, on_device, training_loss, validate
 from calibox_training.iou_net.predictor import IouPredictor
 from calibox_training.iou_net.predictor_checkpoint import contents
 from calibox_training.iou_net.spec import JitterSpec, PredictorSpec
 from calibox_training.machine import RunError, device_type
-from calibox_training.models.detector import Detector
 from calibox_training.run_checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO
 from calibox_training.schedule import build_schedulers
 from calibox_training.train import METRICS, write_json
@@ -70,16 +70,16 @@ def train_standalone(model: TrainedModel, folder: DataFolder, settings: Standalo
     recipe = model.recipe.model_copy(update={"schedule": settings.schedule, "seed": settings.seed})
     data = CocoDataModule(recipe, folder, workers=settings.workers)
     data.check()
-    detector = model.detector.eval().requires_grad_(False).to(device)
-    predictor = IouPredictor(settings.predictor, features=recipe.model.fpn_channels, classes=len(model.classes))
+    features = DetectorFeatures(model.detector.eval().requires_grad_(False).to(device))
+    predictor = IouPredictor(settings.predictor, features=features.channels, classes=len(model.classes))
     optimizer = _optimizer(predictor.to(device), settings.schedule)
     scheduler, plateau = build_schedulers(optimizer, settings.schedule, steps_per_epoch=len(data.batches))
     metrics: dict[str, float | None] = {}
     for epoch in range(settings.schedule.epochs):
-        loss = _epoch(detector, predictor, data, settings, optimizer, scheduler)
+        loss = _epoch(features, predictor, data, settings, optimizer, scheduler)
         if plateau is not None:
             plateau.step(loss)
-        metrics = {"train_loss": loss, **validate(detector, predictor, data, settings.jitter, settings.seed)}
+        metrics = {"train_loss": loss, **validate(features, predictor, data, settings.jitter, settings.seed)}
         log.info("epoch %d: %s", epoch + 1, metrics)
         AtomicCheckpointIO().save_checkpoint(contents(model, predictor, metrics), last)
     write_json(settings.output / METRICS, metrics)
@@ -87,7 +87,7 @@ def train_standalone(model: TrainedModel, folder: DataFolder, settings: Standalo
 
 
 def _epoch(
-    detector: Detector,
+    features: FeatureSource,
     predictor: IouPredictor,
     data: CocoDataModule,
     settings: StandaloneSettings,
@@ -98,7 +98,7 @@ def _epoch(
     device, losses = next(predictor.parameters()).device, []
     for batch in data.train_loader:
         generator = batch_generator(settings.seed, data.train_loader.batches_given)
-        loss = training_loss(detector, predictor, on_device(batch, device), settings.jitter, generator)
+        loss = training_loss(features, predictor, on_device(batch, device), settings.jitter, generator)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if settings.schedule.clip_norm:
