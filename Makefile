@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SERVE_EXTRAS := server,cpu
 # Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
-ALL_EXTRAS := server,cpu,train,export,eval,reproduce,supervision,dev
+ALL_EXTRAS := server,cpu,openvino,quantize,train,export,eval,reproduce,supervision,dev
 
 # One stamp per set of extras, newer than what decides about the packages: then pip does not run at all.
 VENV_READY := $(VENV)/.ready-venv
@@ -22,7 +22,7 @@ PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-all lint format constraints clean
+.PHONY: help serve install test test-all lint format kernels constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,13 +48,16 @@ format: $(ALL_READY)  ## write the format and the fixes that ruff knows
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+kernels:  ## the CUDA kernels for this machine's CPU, to test them, in trt_plugins/build (needs cmake)
+	cd trt_plugins && cmake --preset host && cmake --build --preset host
+
 constraints: $(ALL_READY)  ## raise .venv to the newest versions that pyproject.toml allows, and pin them
 	$(PIP) install --upgrade --upgrade-strategy eager --editable '.[$(ALL_EXTRAS)]'
 	{ grep '^#' constraints.txt; $(PIP) freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton=)'; } > $(VENV)/pins
 	mv $(VENV)/pins constraints.txt
 
 clean:  ## remove .venv, caches and builds
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist trt_plugins/build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp and not bin/python, which exists before pip does.

@@ -78,7 +78,7 @@ class InProcess:
         boxes = [
             decode_into(slot, part, max_pixels=10**9, pad_value=pad) for slot, part in zip(slots, parts, strict=True)
         ]
-        out = engine.run(stack([Work(slot, self.parameters, 0.0) for slot in slots]))
+        out = engine.run(stack([Work(slot, self.parameters, 0, 0.0) for slot in slots]))
         found = [finish(unpadded(out, i), box, self.parameters, manifest) for i, box in enumerate(boxes)]
         return detections_json(manifest, found, {})
 

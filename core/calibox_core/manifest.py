@@ -55,6 +55,34 @@ class QualitySpec(_Part):
     method: str = Field(description="How it was trained, for example `iou_aware`.")
     target: str = Field(default="iou", description="Quantity it predicts for the kept box, 0..1.")
     per_class: bool = Field(default=False, description="Whether q has one value per class instead of one per anchor.")
+    boxes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Boxes of an image that it is predicted for, the best by classification score; null: all.",
+    )
+
+
+class Refinement(_Part):
+    """How kept boxes climb their predicted IoU (IoU-Net, arXiv 1807.11590, Algorithm 2); all but the steps is fixed."""
+
+    steps: int = Field(ge=1, description="Most steps of a request.")
+    default_steps: int = Field(default=0, ge=0, description="Steps of requests that name none; at most `steps`.")
+    step_size: float = Field(
+        gt=0, allow_inf_nan=False, description="Box sides moved per unit of slope of 2 IoU - 1 and per side."
+    )
+    early_stop: float = Field(ge=0, allow_inf_nan=False, description="A change of IoU below this ends a box's steps.")
+    tolerance: float = Field(
+        le=0, allow_inf_nan=False, description="An IoU that changes by less than this ends a box's steps."
+    )
+    keep_worse: bool = Field(
+        default=False, description="Whether a box stays where its last step took it, instead of where it was best."
+    )
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Self:
+        if self.default_steps > self.steps:
+            raise ValueError(f"default_steps is {self.default_steps}, more than the {self.steps} that there are")
+        return self
 
 
 class DatasetInfo(_Part):
@@ -78,6 +106,9 @@ class Provenance(_Part):
     seed: int = Field(description="Seed of weights, order and augmentation.")
     calibox_version: str = Field(description="Version of calibox that exported it.")
     torch_version: str = Field(description="Version of torch that exported it.")
+    iou_net: dict[str, Any] | None = Field(
+        default=None, description="The separate quality network: its form, commit and training; null without one."
+    )
     created: datetime = Field(description="Time of the export, UTC.")
 
 
@@ -96,6 +127,7 @@ class Manifest(_Part):
     nms: NmsAttributes = Field(description="What is fixed in the graph's CalibratedNMS.")
     quality: QualitySpec = Field(description="The localization score.")
     can_refine: bool = Field(default=False, description="Whether `refine_steps` moves boxes (IoU-Net).")
+    refinement: Refinement | None = Field(default=None, description="How; null where boxes are not moved.")
     score_map: ScoreMap = Field(
         default_factory=ScoreMap,
         description="Strictly increasing map of the reported score; its inverse applies to score thresholds.",
@@ -117,6 +149,12 @@ class Manifest(_Part):
             values = [getattr(c, what) for c in self.classes]
             if len(set(values)) != len(values):
                 raise ValueError(f"classes repeat a {what}: {sorted({v for v in values if values.count(v) > 1})}")
+        return self
+
+    @model_validator(mode="after")
+    def _refinement_is_described(self) -> Self:
+        if self.can_refine != (self.refinement is not None):
+            raise ValueError("can_refine and refinement contradict each other: `refinement` says how, null where not")
         return self
 
     @property

@@ -10,6 +10,11 @@ from calibox_core.cli import require_extra
 if TYPE_CHECKING:
     from calibox_export.verify import Report
 
+IouNetOption = Annotated[
+    Path | None,
+    typer.Option("--iou-net", help="A checkpoint of `calibox train-iou-net`: the bundle's separate quality network."),
+]
+
 # Enough that each of the batch sizes runs several times; a few seconds on two cores.
 _IMAGES = 24
 
@@ -26,15 +31,30 @@ def export(
     example: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture to put into the bundle, to try it on.")
     ] = None,
+    iou_net: IouNetOption = None,
+    refine_steps: Annotated[
+        int, typer.Option(min=0, help="With --iou-net: most steps of refinement that a request can have; 0 for none.")
+    ] = 5,
+    refine_default: Annotated[int, typer.Option(min=0, help="With --iou-net: steps of requests that do not say.")] = 0,
+    iou_net_boxes: Annotated[
+        int, typer.Option(min=1, help="With --iou-net: best boxes by class score that get a predicted IoU.")
+    ] = 300,
 ) -> None:
     """Turn a checkpoint into a bundle: one ONNX graph with post-processing inside, and its manifest."""
     require_extra("export", "export", "torch", "torchvision", "onnx", "onnxscript")
     require_extra("export", "cpu", "onnxruntime")
     from calibox_core.bundle import MODEL_FILE
+    from calibox_export.iou_net.part import read_part
     from calibox_export.onnx_export import export_bundle
-    from calibox_export.source import load_source
+    from calibox_export.source import load_source, source_of
+    from calibox_training.iou_net.spec import RefinementSpec
 
-    folder = export_bundle(load_source(checkpoint), output, name=name, version=version, example=example)
+    source = load_source(checkpoint)
+    if iou_net is not None:
+        spec = RefinementSpec(steps=refine_steps)
+        part = read_part(iou_net, source.trained, refinement=spec, default_steps=refine_default, boxes=iou_net_boxes)
+        source = source_of(source.trained, part)
+    folder = export_bundle(source, output, name=name, version=version, example=example)
     size = (folder / MODEL_FILE).stat().st_size / 1e6
     typer.echo(f"{folder}: {MODEL_FILE} of {size:.1f} MB; its graph agrees with the network in torch")
 
@@ -44,6 +64,7 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="What the bundle was exported from; without it PyTorch is not compared.")
     ] = None,
+    iou_net: IouNetOption = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +88,9 @@ def verify(
     whole = read_bundle(bundle)
     layout = layout_of_recipe(whole.manifest.provenance.recipe)
     folder = open_dataset(data or whole.manifest.dataset.name, layout)
-    report = verify_bundle(whole, letterboxed_images(folder, split, whole.manifest.input, images), checkpoint)
+    report = verify_bundle(
+        whole, letterboxed_images(folder, split, whole.manifest.input, images), checkpoint, iou_net=iou_net
+    )
     _print_json(report) if as_json else _print_table(report, title=f"{whole.manifest.name}/{whole.manifest.version}")
     if not report.same:
         raise typer.Exit(1)

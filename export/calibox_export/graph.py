@@ -3,7 +3,7 @@
 The contract of the inputs and outputs is written down here once; exporting, verifying and the tests read it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, compose, helper
@@ -15,6 +15,7 @@ from calibox_export.calibrated_nms import (
     DOMAIN,
     DOMAIN_VERSION,
     INPUTS,
+    OPERATOR,
     OUTPUTS,
     calibrated_nms_function,
     calibrated_nms_node,
@@ -26,7 +27,7 @@ IR_VERSION = 10
 BATCH = "batch"
 NETWORK_INPUTS = ("images", "fusion")
 NETWORK_OUTPUTS = ("boxes", "p", "q")
-_PREFIX = "network/"
+NETWORK_PREFIX = "network/"
 
 
 def contract_inputs(*, height: int, width: int) -> list[ValueInfoProto]:
@@ -75,24 +76,62 @@ def attach_calibrated_nms(
     Raises:
         ExportError: the network's inputs, outputs or opset are others.
     """
-    height, width = _check_network(network)
-    body = compose.add_prefix(network, _PREFIX, rename_inputs=False, rename_functions=False)
+    height, width = check_network(network, outputs=NETWORK_OUTPUTS)
+    body = prefixed_network(network)
     node = calibrated_nms_node(
         attributes,
-        inputs=[*(_PREFIX + name for name in NETWORK_OUTPUTS), "fusion", "score_threshold", "iou_threshold"],
+        inputs=[*(NETWORK_PREFIX + name for name in NETWORK_OUTPUTS), "fusion", "score_threshold", "iou_threshold"],
         outputs=OUTPUTS,
     )
+    function = calibrated_nms_function(attributes, quality_per_class=quality_per_class)
+    return bundle_model(
+        body,
+        [node],
+        [function],
+        inputs=contract_inputs(height=height, width=width),
+        attributes=attributes,
+        metadata=metadata,
+    )
+
+
+def prefixed_network(network: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose names, but for the inputs, begin with `NETWORK_PREFIX`."""
+    copy: onnx.ModelProto = compose.add_prefix(network, NETWORK_PREFIX, rename_inputs=False, rename_functions=False)
+    return copy
+
+
+def bundle_model(
+    body: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    functions: Sequence[onnx.FunctionProto],
+    *,
+    inputs: Sequence[ValueInfoProto],
+    attributes: NmsAttributes,
+    initializers: Sequence[onnx.TensorProto] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """The checked model of a bundle: a network of `prefixed_network`, and the nodes that follow it.
+
+    Args:
+        body: the network.
+        nodes: from the network's outputs to those of `contract_outputs`.
+        functions: that the nodes call.
+        inputs: of `contract_inputs`.
+        attributes: of the CalibratedNMS among the nodes.
+        initializers: that the nodes read.
+        metadata: written into the file for readers that see only it.
+    """
     graph = helper.make_graph(
-        [*body.graph.node, node],
+        [*body.graph.node, *nodes],
         "detector",
-        contract_inputs(height=height, width=width),
+        inputs,
         contract_outputs(attributes),
-        initializer=body.graph.initializer,
+        initializer=[*body.graph.initializer, *initializers],
         value_info=[*body.graph.value_info, *body.graph.output],
     )
     model = helper.make_model(
         graph,
-        functions=[*body.functions, calibrated_nms_function(attributes, quality_per_class=quality_per_class)],
+        functions=[*body.functions, *functions],
         opset_imports=[*body.opset_import, helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
         ir_version=IR_VERSION,
         producer_name="calibox",
@@ -101,6 +140,21 @@ def attach_calibrated_nms(
     helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def with_candidate_floor(
+    model: onnx.ModelProto, attributes: NmsAttributes, *, quality_per_class: bool
+) -> onnx.ModelProto:
+    """A copy of a bundle's graph with the operator of other attributes, of which only the floor may differ."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    others = [function for function in copy.functions if function.name != OPERATOR]
+    del copy.functions[:]
+    copy.functions.extend([*others, calibrated_nms_function(attributes, quality_per_class=quality_per_class)])
+    for node in copy.graph.node:
+        if node.op_type == OPERATOR:
+            node.CopyFrom(calibrated_nms_node(attributes, inputs=node.input, outputs=node.output))
+    return copy
 
 
 def operator_model(attributes: NmsAttributes, *, quality_per_class: bool) -> onnx.ModelProto:
@@ -129,14 +183,18 @@ def operator_model(attributes: NmsAttributes, *, quality_per_class: bool) -> onn
     return model
 
 
-def _check_network(network: onnx.ModelProto) -> tuple[int, int]:
-    """Height and width of a network that follows the contract."""
+def check_network(network: onnx.ModelProto, *, outputs: Sequence[str]) -> tuple[int, int]:
+    """Height and width of a network that follows the contract.
+
+    Raises:
+        ExportError: its inputs, outputs or opset are others.
+    """
     inputs = {value.name: value.type.tensor_type for value in network.graph.input}
-    outputs = tuple(value.name for value in network.graph.output)
-    if tuple(inputs) != NETWORK_INPUTS or outputs != NETWORK_OUTPUTS:
+    found = tuple(value.name for value in network.graph.output)
+    if tuple(inputs) != NETWORK_INPUTS or found != tuple(outputs):
         raise ExportError(
-            f"the network's graph must have the inputs {NETWORK_INPUTS} and the outputs {NETWORK_OUTPUTS} in this "
-            f"order, got {tuple(inputs)} and {outputs}"
+            f"the network's graph must have the inputs {NETWORK_INPUTS} and the outputs {tuple(outputs)} in this "
+            f"order, got {tuple(inputs)} and {found}"
         )
     versions = {entry.domain: entry.version for entry in network.opset_import}
     if versions.get("", 0) != OPSET:

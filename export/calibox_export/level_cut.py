@@ -19,6 +19,7 @@ class LevelCut(NamedTuple):
 
     anchors: slice  # of the level
     kept: int  # how many go on, fewer than there are
+    exponents: Exponents | None = None  # of the key that cuts; None: the request's
 
 
 class PassedAnchors(NamedTuple):
@@ -52,8 +53,8 @@ def passed_anchors(
         tie: keys that lie closer together than this, as logarithms, may have another order on the other side.
     """
     found = PassedAnchors(*(np.ones(len(p), bool) for _ in PassedAnchors._fields))
-    for level, kept in cuts:
-        keys = log_key(p[level], q[level], exponents).max(axis=1)
+    for level, kept, own_exponents in cuts:
+        keys = log_key(p[level], q[level], own_exponents or exponents).max(axis=1)
         rising = np.sort(keys)
         found.must[level] = len(keys) - np.searchsorted(rising, keys - tie, side="left") <= kept
         found.may[level] = len(keys) - np.searchsorted(rising, keys + tie, side="right") < kept

@@ -1,7 +1,7 @@
 """A torch module with the signature of CandidateGraph as an ONNX graph."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import onnx
 import torch
@@ -15,14 +15,17 @@ from calibox_export.graph import BATCH, NETWORK_INPUTS, NETWORK_OUTPUTS
 _TRACED_BATCH = 2
 
 
-def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelProto:
+def network_graph(
+    network: nn.Module, *, height: int, width: int, outputs: Sequence[str] = NETWORK_OUTPUTS
+) -> onnx.ModelProto:
     """Traces ``network`` with a dynamic batch, weights inside.
 
     Args:
         network: in eval mode; takes images uint8 ``[B, H, W, 3]`` and fusion float32 ``[B, 3]`` and gives boxes float32
-            ``[B, A, 4]``, p ``[B, A, C]`` and q ``[B, A, 1]`` or ``[B, A, C]``.
+            ``[B, A, 4]``, p ``[B, A, C]`` and q ``[B, A, 1]`` or ``[B, A, C]``, or other ``outputs``.
         height: H.
         width: W.
+        outputs: names of what it gives.
 
     Raises:
         ExportError: the module is in training mode, or torch cannot express it as a graph.
@@ -44,7 +47,7 @@ def network_graph(network: nn.Module, *, height: int, width: int) -> onnx.ModelP
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=NETWORK_INPUTS,
-                output_names=NETWORK_OUTPUTS,
+                output_names=outputs,
                 dynamic_shapes=({0: batch}, {0: torch.export.Dim.DYNAMIC}),
                 verbose=False,
             )

@@ -2,34 +2,24 @@
 
 import json
 import shutil
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
-from calibox_core import __version__
 from calibox_core.bundle import MODEL_FILE, new_bundle, write_manifest
-from calibox_core.errors import InvalidParameterError
 from calibox_core.images import decode_image
-from calibox_core.manifest import Manifest, ModelName, ModelVersion, Provenance
+from calibox_core.manifest import Manifest
 from calibox_export.errors import ExportError
-from calibox_export.graph import attach_calibrated_nms
-from calibox_export.level_cut import LevelCut
-from calibox_export.network import network_graph
-from calibox_export.parity import MEANING, compare_batch, open_graph, usual_settings
-from calibox_export.source import Source, run_network
-from calibox_training.checkpoint import TrainedModel
+from calibox_export.graph import with_candidate_floor
+from calibox_export.parity import MEANING, Graph, compare_batch, open_graph, usual_settings
+from calibox_export.source import Reference, Source
 
 # One image, and more than were traced: a batch that was baked into the graph fails at one of them.
 PROBED_BATCHES = (1, 3)
-
-_NAME, _VERSION = TypeAdapter(ModelName), TypeAdapter(ModelVersion)
+# Up to this floor, images without objects leave candidates; that of IoU-guided ranking is five times as high.
+USUAL_FLOOR = 0.01
 
 
 def export_bundle(
@@ -58,14 +48,14 @@ def export_bundle(
         InvalidParameterError: the name is no folder name of a model, or the version no whole number from 1.
     """
     chosen = name or source.trained.recipe.name
-    manifest = describe(source.trained, name=chosen, version=version or next_version(repository / chosen))
+    manifest = source.manifest(name=chosen, version=version or next_version(repository / chosen))
     if example is not None:
         decode_image(example.read_bytes())
         manifest = manifest.model_copy(update={"example": f"example{example.suffix.lower()}"})
     destination = repository / manifest.name / manifest.version
     with new_bundle(destination) as scratch:
-        write_graph(source.network, manifest, scratch / MODEL_FILE)
-        check_parity(source.uncut, manifest, scratch / MODEL_FILE, cuts=source.cuts)
+        write_graph(source, manifest, scratch / MODEL_FILE)
+        check_parity(source.reference(), manifest, scratch / MODEL_FILE)
         if example is not None and manifest.example is not None:
             shutil.copyfile(example, scratch / manifest.example)
         write_manifest(scratch, manifest)
@@ -78,79 +68,49 @@ def next_version(model: Path) -> str:
     return str(max(taken, default=0) + 1)
 
 
-def describe(trained: TrainedModel, *, name: str, version: str) -> Manifest:
-    """The manifest of a trained model, before its files are known.
-
-    Raises:
-        InvalidParameterError: the name is no folder name of a model, or the version no whole number from 1.
-    """
-    recipe = trained.recipe
-    for what, value, kind in (("name", name, _NAME), ("version", version, _VERSION)):
-        try:
-            kind.validate_python(value)
-        except ValidationError as error:
-            raise InvalidParameterError(f"{what} {value!r} will not do: {error.errors()[0]['msg']}") from error
-    return Manifest(
-        name=name,
-        version=version,
-        description=recipe.description,
-        classes=trained.classes,
-        input=recipe.input,
-        fusion=recipe.fusion,
-        thresholds=recipe.thresholds,
-        nms=recipe.nms,
-        quality=recipe.quality,
-        dataset=trained.dataset,
-        provenance=Provenance(
-            recipe_name=recipe.name,
-            recipe=recipe.model_dump(mode="json"),
-            commit=trained.commit,
-            seed=recipe.seed,
-            calibox_version=__version__,
-            torch_version=torch.__version__,
-            created=datetime.now(UTC).replace(microsecond=0),
-        ),
-        measured={"val": trained.metrics} if trained.metrics else {},
-    )
-
-
-def write_graph(network: nn.Module, manifest: Manifest, path: Path) -> None:
-    """Traces ``network``, attaches the operator and writes one file with the weights inside.
+def write_graph(source: Source, manifest: Manifest, path: Path) -> None:
+    """Writes one file with the network, the operator and the weights inside.
 
     Raises:
         ExportError: torch cannot trace it, or the graph does not follow the contract.
     """
-    size = manifest.input
-    graph = attach_calibrated_nms(
-        network_graph(network, height=size.height, width=size.width),
-        manifest.nms,
-        quality_per_class=manifest.quality.per_class,
-        metadata={
-            "name": manifest.name,
-            "version": manifest.version,
-            "classes": json.dumps(manifest.label_names),
-            "fusion": json.dumps(manifest.fusion.exponents()),
-        },
-    )
-    onnx.save(graph, path)
+    metadata = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "classes": json.dumps(manifest.label_names),
+        "fusion": json.dumps(manifest.fusion.exponents()),
+    }
+    onnx.save(source.graph(manifest, metadata), path)
 
 
-def check_parity(network: nn.Module, manifest: Manifest, path: Path, *, cuts: tuple[LevelCut, ...] = ()) -> None:
-    """Runs the written file and the network, with all anchors of every level, on made-up images.
+def check_parity(reference: Reference, manifest: Manifest, path: Path) -> None:
+    """Runs the written file and the network in torch on made-up images.
+
+    These hold no objects: where the floor of candidates is high, the file is run with a floor of 0 as well.
 
     Raises:
         ExportError: they do not give the same answer; the text says where and by how much.
     """
-    graph, settings = open_graph(path), usual_settings(manifest)
+    _check_graph(open_graph(path), reference, manifest)
+    if manifest.nms.candidate_floor > USUAL_FLOOR:
+        open_floor = manifest.nms.model_copy(update={"candidate_floor": 0.0})
+        model = with_candidate_floor(onnx.load(path), open_floor, quality_per_class=manifest.quality.per_class)
+        graph = open_graph(model.SerializeToString())
+        _check_graph(graph, reference, manifest.model_copy(update={"nms": open_floor}))
+
+
+def _check_graph(graph: Graph, reference: Reference, manifest: Manifest) -> None:
+    settings = usual_settings(manifest)
     for batch in PROBED_BATCHES:
         images = probes(batch, height=manifest.input.height, width=manifest.input.width)
         outcomes = compare_batch(
             images,
             [settings[i % len(settings)] for i in range(batch)],
             graph=graph,
-            network=partial(run_network, network),
+            network=reference.network,
             manifest=manifest,
-            cuts=cuts,
+            cuts=reference.cuts,
+            refiner=reference.refiner,
         )
         for what, outcome in outcomes.items():
             if outcome.different:

@@ -14,6 +14,7 @@ from calibox_core.fusion import Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
 from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
 from calibox_export.calibrated_nms import OUTPUTS
+from calibox_export.iou_net.refined import Refiner, compare_refined, mixed_steps
 from calibox_export.level_cut import LevelCut, passed_anchors
 from calibox_export.sameness import (
     ONE_RUNTIME,
@@ -35,10 +36,12 @@ Network = Callable[[NDArray[np.uint8], NDArray[np.float32]], tuple[NDArray[np.fl
 NETWORK = "network"
 ANSWER = "answer"
 OPERATOR = "operator"
+REFINED = "refined"
 MEANING = {
     NETWORK: "candidates before suppression, PyTorch against ONNX Runtime",
     ANSWER: "detections, the reference on PyTorch's network against ONNX Runtime",
     OPERATOR: "detections, the reference on the graph's own candidates against ONNX Runtime",
+    REFINED: "kept boxes after steps of refinement, PyTorch against ONNX Runtime",
 }
 
 
@@ -62,11 +65,11 @@ def usual_settings(manifest: Manifest) -> list[Setting]:
     ]
 
 
-def open_graph(path: Path) -> Graph:
-    """A bundle's ONNX file in ONNX Runtime on the CPU; all outputs, candidates included."""
+def open_graph(model: Path | bytes) -> Graph:
+    """A bundle's ONNX file, or its bytes, in ONNX Runtime on the CPU; all outputs, candidates included."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
 
     def run(feeds: Arrays) -> Arrays:
         return dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feeds)), strict=True))
@@ -93,6 +96,7 @@ def compare_batch(
     network: Network | None,
     manifest: Manifest,
     cuts: Sequence[LevelCut] = (),
+    refiner: Refiner | None = None,
 ) -> dict[str, Outcome]:
     """Runs a batch on every side and compares image by image.
 
@@ -104,6 +108,7 @@ def compare_batch(
             reference.
         manifest: of the bundle.
         cuts: of the levels that the graph cuts to their best.
+        refiner: PyTorch's refinement of kept boxes; None compares none.
 
     Returns: an outcome for each comparison of `MEANING` that was made.
     """
@@ -114,6 +119,10 @@ def compare_batch(
         detections, candidates = _detections(found, i), _candidates(found, i)
         raw = _one_hot(candidates, len(manifest.classes))
         outcomes[OPERATOR] += _compare_detections(detections, raw, setting, manifest.nms, ONE_RUNTIME)
+    if refiner is not None and manifest.refinement is not None:
+        steps = mixed_steps(len(images), manifest.refinement.steps)
+        refined = graph(feeds | {"refine_steps": steps})
+        outcomes[REFINED] = compare_refined(images, steps, found, refined, refiner)
     if network is None:
         return outcomes
     boxes, p, q = network(images, feeds["fusion"])

@@ -1,8 +1,9 @@
 """Precise RoI pooling as an ONNX model-local function: domain `calibox`, opset 20, standard operators only.
 
 Equal to `calibox_training.iou_net.prroi_pool`, for graphs that hold as many RoIs for each image as for any other: the
-maps of a batch are then read where they are, by one matrix product per image. It reads whole maps, so the cost of a
-RoI is P * H * W * F products; the tensor between the two products is F * K * P * W numbers per image.
+maps of a batch are then read where they are, by one matrix product per image and a small one per RoI. It reads whole
+maps, so the cost of a RoI is P * H * W * F products; the tensor between the two products is K * P * F * W numbers per
+image.
 
 Letters: B images, F features, H x W pixels, K RoIs per image, P x Q bins.
 """
@@ -27,7 +28,7 @@ def prroi_pool_function() -> onnx.FunctionProto:
     return parser.parse_function(
         f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>\n'
         f"{OPERATOR} <{', '.join(ATTRIBUTES)}> (features, rois) => (pooled) {{\n"
-        f"{_CONSTANTS}{_weights('y', side='height')}{_weights('x', side='width')}{_PRODUCTS}\n}}"
+        f"{SUMS_BY_ROW}{_PRODUCT}\n}}"
     )
 
 
@@ -85,8 +86,6 @@ _CONSTANTS = """
   count_from = Constant <value_int = 0> ()
   count_by = Constant <value_int = 1> ()
   last = Constant <value_ints = [-1]> ()
-  at1 = Constant <value_ints = [1]> ()
-  at2 = Constant <value_ints = [2]> ()
   scale = Constant <value_float: float = @spatial_scale> ()
   images = Shape <start = 0, end = 1> (features)
   channels = Shape <start = 1, end = 2> (features)
@@ -144,15 +143,26 @@ def _trapezoid(name: str, axis: str, *, clip: str, slope: str) -> str:
   {name} = Mul({name}_length, {name}_height)"""
 
 
-_PRODUCTS = """
+SUMS_BY_ROW = f"""{_CONSTANTS}{_weights("y", side="height")}{_weights("x", side="width")}
   y_count = Reshape(y_bins, last)
   rows = Mul(rois_per_image, y_count)
-  y_shape = Concat <axis = 0> (images, at1, rows, height)
+  y_shape = Concat <axis = 0> (images, rows, height)
   y_rows = Reshape <allowzero = 1> (y_weights, y_shape)
-  down = MatMul(y_rows, features)  # [B, F, K * P, W]
-  down_shape = Concat <axis = 0> (images, channels, rois_per_image, y_count, width)
-  down_by_roi = Reshape <allowzero = 1> (down, down_shape)
-  down_roi_first = Transpose <perm = [0, 2, 1, 3, 4]> (down_by_roi)  # [B, K, F, P, W]
+  by_row = Transpose <perm = [0, 2, 1, 3]> (features)
+  row_numbers = Mul(channels, width)
+  by_row_shape = Concat <axis = 0> (images, height, row_numbers)
+  map_rows = Reshape <allowzero = 1> (by_row, by_row_shape)  # [B, H, F * W]
+  sums_flat = MatMul(y_rows, map_rows)  # [B, K * P, F * W]
+  features_of_roi = Mul(channels, y_count)
+  sums_shape = Concat <axis = 0> (images, rois_per_image, features_of_roi, width)
+  sums = Reshape <allowzero = 1> (sums_flat, sums_shape)  # [B, K, P * F, W]"""
+# Nodes from features and rois to `sums`, the maps summed over the rows of each bin, and what they are made of; the
+# gradient begins with the same.
+
+_PRODUCT = """
+  x_count = Reshape(x_bins, last)
   x_turned = Transpose <perm = [0, 1, 3, 2]> (x_weights)
-  x_columns = Unsqueeze(x_turned, at2)  # [B, K, 1, W, Q]
-  pooled = MatMul(down_roi_first, x_columns)"""
+  pooled_flat = MatMul(sums, x_turned)  # [B, K, P * F, Q]
+  pooled_shape = Concat <axis = 0> (images, rois_per_image, y_count, channels, x_count)
+  pooled_by_row = Reshape <allowzero = 1> (pooled_flat, pooled_shape)
+  pooled = Transpose <perm = [0, 1, 3, 2, 4]> (pooled_by_row)"""

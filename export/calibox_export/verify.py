@@ -1,10 +1,9 @@
 """Does a bundle answer as the network that it was made from? Measured on real images, at several batch sizes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,14 @@ from calibox_core.images import decode_image
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import InputSpec, Manifest
 from calibox_export.errors import ExportError
-from calibox_export.level_cut import LevelCut
-from calibox_export.parity import Network, compare_batch, open_graph, usual_settings
+from calibox_export.parity import compare_batch, open_graph, usual_settings
 from calibox_export.sameness import Outcome
 
+if TYPE_CHECKING:
+    from calibox_export.source import Reference, Source
+
+# What a manifest's `quality.method` says of a separate quality network.
+IOU_NET = "iou_net"
 # One image, a batch that divides nothing evenly, and a usual one.
 BATCHES = (1, 3, 8)
 
@@ -55,18 +58,21 @@ class Report:
         return {"same": self.same, "torch_compared": self.torch_compared, "comparisons": lines}
 
 
-def verify_bundle(bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | None = None) -> Report:
+def verify_bundle(
+    bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | None = None, *, iou_net: Path | None = None
+) -> Report:
     """Compares the bundle's graph with the reference and, given its checkpoint, with the network in torch.
 
     Args:
         bundle: its graph runs in ONNX Runtime.
         images: letterboxed, uint8 ``[I, H, W, 3]``.
         checkpoint: what the bundle was exported from; without it torch is not compared.
+        iou_net: the checkpoint of its quality network, where it has one.
 
     Raises:
         ExportError: the checkpoint is of another model.
     """
-    network, cuts = (None, ()) if checkpoint is None else _load_network(checkpoint, bundle.manifest)
+    reference = None if checkpoint is None else _load_reference(checkpoint, iou_net, bundle.manifest)
     graph, settings = open_graph(bundle.model_path), usual_settings(bundle.manifest)
     chosen = [settings[i % len(settings)] for i in range(len(images))]
     lines = []
@@ -77,30 +83,52 @@ def verify_bundle(bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | 
                 images[rows],
                 chosen[rows],
                 graph=graph,
-                network=network,
+                network=reference and reference.network,
                 manifest=bundle.manifest,
-                cuts=cuts,
+                cuts=reference.cuts if reference else (),
+                refiner=reference and reference.refiner,
             )
             totals = {what: totals.get(what, Outcome()) + outcome for what, outcome in outcomes.items()}
         lines += [Comparison(what, batch, len(images), outcome) for what, outcome in totals.items()]
-    return Report(tuple(lines), torch_compared=network is not None)
+    return Report(tuple(lines), torch_compared=reference is not None)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
-def _load_network(checkpoint: Path, manifest: Manifest) -> tuple[Network, Sequence[LevelCut]]:
-    from calibox_export.source import load_source, run_network
+def _load_reference(checkpoint: Path, iou_net: Path | None, manifest: Manifest) -> "Reference":
+    from calibox_export.source import load_source
 
     source = load_source(checkpoint)
-    recipe = source.trained.recipe
-    if (recipe.input, recipe.nms, source.trained.classes) != (manifest.input, manifest.nms, manifest.classes):
+    if (iou_net is not None) != (manifest.quality.method == IOU_NET):
+        has = (
+            "has a separate quality network: name its checkpoint" if iou_net is None else "has none: leave out what is"
+        )
+        raise ExportError(f"{manifest.name}/{manifest.version} {has} with --iou-net")
+    if iou_net is not None:
+        source = _with_quality_network(source, iou_net, manifest)
+    expected = source.manifest(name=manifest.name, version=manifest.version)
+    if (expected.input, expected.nms, expected.classes) != (manifest.input, manifest.nms, manifest.classes):
         raise ExportError(
             f"{checkpoint} is not the model of {manifest.name}/{manifest.version}: its input, classes or NMS "
             "attributes are others; name the checkpoint that the bundle was exported from"
         )
-    return partial(run_network, source.uncut), source.cuts
+    return source.reference()
+
+
+def _with_quality_network(source: "Source", iou_net: Path, manifest: Manifest) -> "Source":
+    """The source with the predictor of a checkpoint, used as the manifest says."""
+    from calibox_export.iou_net.part import BOXES, read_part
+    from calibox_export.source import source_of
+    from calibox_training.iou_net.spec import RefinementSpec
+
+    refined = manifest.refinement
+    spec = (
+        RefinementSpec(steps=0) if refined is None else RefinementSpec(**refined.model_dump(exclude={"default_steps"}))
+    )
+    part = read_part(iou_net, source.trained, refinement=spec, boxes=manifest.quality.boxes or BOXES)
+    return source_of(source.trained, part)
 
 
 def letterboxed_images(folder: DataFolder, split: Split, size: InputSpec, count: int) -> NDArray[np.uint8]:

@@ -54,15 +54,19 @@ class Engine(Protocol):
         """Detections of one batch, which holds between 1 and ``max_batch`` images."""
 
 
+def example_batch(manifest: Manifest, size: int) -> EngineInput:
+    """Noise under the model's own settings and all steps of refinement, the same on every call."""
+    shape = (size, manifest.input.height, manifest.input.width, 3)
+    return EngineInput(
+        images=np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        fusion=np.tile(np.array(manifest.fusion.exponents(), np.float32), (size, 1)),
+        score_threshold=np.full(size, manifest.thresholds.score, np.float32),
+        iou_threshold=np.full(size, manifest.thresholds.iou, np.float32),
+        refine_steps=np.full(size, 0 if manifest.refinement is None else manifest.refinement.steps, np.int32),
+    )
+
+
 def warm_up(engine: Engine, manifest: Manifest) -> None:
     """Runs the smallest and the largest batch once, so that no request pays for first-time allocations."""
     for size in {1, engine.max_batch}:
-        engine.run(
-            EngineInput(
-                images=np.zeros((size, manifest.input.height, manifest.input.width, 3), np.uint8),
-                fusion=np.tile(np.array(manifest.fusion.exponents(), np.float32), (size, 1)),
-                score_threshold=np.full(size, manifest.thresholds.score, np.float32),
-                iou_threshold=np.full(size, manifest.thresholds.iou, np.float32),
-                refine_steps=np.zeros(size, np.int32),
-            )
-        )
+        engine.run(example_batch(manifest, size))

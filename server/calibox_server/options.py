@@ -37,6 +37,17 @@ class Options(BaseModel):
         ge=1,
         description="Images per model that may be decoding, waiting or running at once; the next is refused (429).",
     )
+    engine: Literal["auto", "onnxruntime", "openvino"] = Field(
+        default="auto",
+        description="What runs the models. auto: the fastest of the ONNX file and the engines that `calibox build` "
+        "made, measured at the first start.",
+    )
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="auto", description="Of built engines that may be used; the ONNX file is fp32."
+    )
+    engine_fallback: bool = Field(
+        default=True, description="Serve the ONNX file where the engine that was asked for cannot be used here."
+    )
     max_batch: int | None = Field(
         default=None, ge=1, le=1024, description="Most images in one run of the engine. Default: the engine's choice."
     )

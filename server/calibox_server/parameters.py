@@ -46,6 +46,12 @@ KNOWN: Mapping[str, tuple[dict[str, Any], str]] = {
         "Only these classes: names or label ids, separated by commas (in JSON also a list). The others are left out "
         "after suppression.",
     ),
+    "refine": (
+        {"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 0}]},
+        "Whether boxes move to where the model predicts a better fit, or in how many steps; `true` is as many as the "
+        "model has. One value for all images, or one for each (a list in JSON, a repeated field). Models whose "
+        "manifest says `can_refine` only.",
+    ),
     "timeout_ms": (
         {"type": "number", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
         "The request ends with 504 when it has no answer after this time, in ms, counted from the end of its body.",
@@ -63,6 +69,7 @@ class Parameters:
     iou_threshold: float
     max_detections: int
     classes: frozenset[int] | None  # 0-based labels; None keeps all
+    refine_steps: tuple[int, ...]  # of each image of the request
     timeout_ms: float
 
 
@@ -84,13 +91,14 @@ def read_target(given: Given) -> tuple[str | None, str | None]:
     return name, version
 
 
-def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: float) -> Parameters:
+def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: float, images: int = 1) -> Parameters:
     """Checks every parameter against its range and fills in the manifest's defaults.
 
     Args:
         given: names and raw values; names were checked by `read_target`.
         manifest: of the model that is asked.
         default_timeout_ms: for requests that name no timeout.
+        images: in the request.
 
     Raises:
         ParameterError: the first value that is not accepted, with its name and range.
@@ -102,6 +110,7 @@ def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: flo
         iou_threshold=_number(given, "iou_threshold", 0, 1, default=manifest.thresholds.iou),
         max_detections=_whole_number(given, "max_detections", 1, manifest.nms.max_detections),
         classes=_classes(given, manifest),
+        refine_steps=_refine_steps(given, manifest, images),
         timeout_ms=_number(given, "timeout_ms", 1, MAX_TIMEOUT_MS, default=default_timeout_ms),
     )
 
@@ -146,6 +155,36 @@ def _class_id(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int):
         _refuse("classes", "class names or label ids", value)
     return str(value)
+
+
+def _refine_steps(given: Given, manifest: Manifest, images: int) -> tuple[int, ...]:
+    default = manifest.refinement.default_steps if manifest.refinement is not None else 0
+    values = given.get("refine", ()) or (None,)
+    if len(values) not in (1, images):
+        raise ParameterError(
+            f"refine is given {len(values)} times for {images} images; give it once, or once for each image"
+        )
+    steps = [default if value is None else _steps(value, manifest) for value in values]
+    return tuple(steps * images if len(steps) == 1 else steps)
+
+
+def _steps(value: Any, manifest: Manifest) -> int:
+    most = manifest.refinement.steps if manifest.refinement is not None else 0
+    text = str(value).lower()
+    if text in ("true", "false"):
+        asked = max(1, most) if text == "true" else 0
+    elif re.fullmatch(r"[0-9]{1,18}", text):
+        asked = int(text)
+    else:
+        _refuse("refine", "true, false or a number of steps", value)
+    if asked and manifest.refinement is None:
+        raise ParameterError(
+            f"refine is {_shown(value)}, and {manifest.name}/{manifest.version} cannot refine its boxes; leave it out, "
+            "or ask a model whose manifest says can_refine"
+        )
+    if asked > most:
+        _refuse("refine", f"true, false or a number of steps within 0..{most}", value)
+    return asked
 
 
 def _number(given: Given, name: str, low: float, high: float, *, default: float) -> float:

@@ -54,6 +54,7 @@ class Work:
 
     slot: Slot
     parameters: Parameters
+    refine_steps: int
     submitted: float
 
 
@@ -137,7 +138,7 @@ class Pipeline:
         Args:
             submit: from `admit`.
             images: as they were sent; all are decoded before the engine sees the first.
-            parameters: the same for all images of the request.
+            parameters: the same for all images of the request, but for the steps of a refinement.
             deadline: on `clock`.
 
         Raises:
@@ -146,12 +147,13 @@ class Pipeline:
         started = clock()
         placed = await self._decode_all(images, deadline)
         decoded = clock()
-        work = [Work(slot, parameters, decoded) for slot, _ in placed]
+        pairs = zip(placed, parameters.refine_steps, strict=True)
+        work = [Work(slot, parameters, steps, decoded) for (slot, _), steps in pairs]
         raw = await _all([submit(one, deadline=deadline) for one in work])
         self._metrics.images.inc(len(raw))
         times = StageTimes(decoded - started, max(r.queue for r in raw), max(r.engine for r in raw))
-        pairs = zip(raw, placed, strict=True)
-        return [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in pairs], times
+        found = zip(raw, placed, strict=True)
+        return [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in found], times
 
     async def close(self, timeout: float) -> None:
         """Finishes what was admitted, at most for ``timeout`` seconds."""
@@ -214,7 +216,7 @@ def stack(batch: Sequence[Work]) -> EngineInput:
         fusion=np.array([p.exponents for p in asked], np.float32),
         score_threshold=np.array([p.score_threshold for p in asked], np.float32),
         iou_threshold=np.array([p.iou_threshold for p in asked], np.float32),
-        refine_steps=np.zeros(len(batch), np.int32),
+        refine_steps=np.array([work.refine_steps for work in batch], np.int32),
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from calibox_core.bundle import Bundle
 from calibox_core.manifest import Manifest
 from calibox_server.answers import detections_json
 from calibox_server.decoding import prepare_decoders
 from calibox_server.engine import Engine
+from calibox_server.engine_choice import EngineOpener
 from calibox_server.errors import OverloadedError, StoppingError
 from calibox_server.metrics import Metrics
 from calibox_server.models import Models, OpenEngine, load_models
@@ -46,7 +46,7 @@ class Service:
 
         Args:
             settings: of the server.
-            open_engine: makes an engine of a bundle; ONNX Runtime on the CPU when None.
+            open_engine: makes an engine of a bundle; as the settings ask when None.
 
         Raises:
             BundleError: no model could be loaded.
@@ -72,7 +72,7 @@ class Service:
                 metrics=metrics.model(manifest.name, manifest.version),
             )
 
-        models = load_models(settings.models, open_engine or onnxruntime_opener(settings), make_pipeline)
+        models = load_models(settings.models, open_engine or EngineOpener(settings), make_pipeline)
         return cls(settings, models, metrics, decoders)
 
     async def read(self, request: Request) -> DetectRequest:
@@ -97,7 +97,12 @@ class Service:
             ServiceError: any of the tree.
         """
         pipeline = self.models.find(*read_target(asked.given))
-        parameters = read_parameters(asked.given, pipeline.manifest, default_timeout_ms=self.settings.timeout_ms)
+        parameters = read_parameters(
+            asked.given,
+            pipeline.manifest,
+            default_timeout_ms=self.settings.timeout_ms,
+            images=len(asked.images),
+        )
         deadline = clock() + parameters.timeout_ms / 1e3
         with pipeline.admit(len(asked.images)) as submit:
             found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline)
@@ -129,21 +134,6 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., DetectRequest], *args: object) -> DetectRequest:
         return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
-
-
-def onnxruntime_opener(settings: Settings) -> OpenEngine:
-    """Opens bundles with ONNX Runtime on the CPU, as the settings ask."""
-    from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
-
-    def open_engine(bundle: Bundle) -> Engine:
-        return OnnxRuntimeEngine(
-            bundle,
-            instances=settings.engine_instances,
-            intra_op_threads=settings.intra_op_threads,
-            max_batch=settings.max_batch,
-        )
-
-    return open_engine
 
 
 def _stages(times: StageTimes, total: float) -> dict[str, float]:

@@ -9,9 +9,9 @@ import torch
 
 from calibox_core.dataset import CocoFolder
 from calibox_training.checkpoint import METADATA_KEY
-from calibox_training.lightning_module import PROGRESS_KEY
 from calibox_training.recipe import Recipe
 from calibox_training.run_checkpoints import AtomicCheckpointIO
+from calibox_training.run_module import PROGRESS_KEY
 from calibox_training.train import RunSettings, train
 from tests.support.coco import make_coco_folder
 from tests.support.interruption import assert_equal, train_until_killed

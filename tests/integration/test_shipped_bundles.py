@@ -12,10 +12,11 @@ from calibox_core.dataset import CocoFolder
 from calibox_training.checkpoint import DETECTOR_PREFIX, METADATA_KEY, metadata
 from calibox_training.data.coco import describe_dataset, read_classes
 from calibox_training.models.detector import Detector
-from calibox_training.recipe import BUILTIN_RECIPES, Recipe, load_recipe, with_overrides
+from calibox_training.recipe import Recipe, load_recipe, with_overrides
 from tests.support.coco import make_coco_folder
 from tests.support.command_line import CommandLine
 from tests.support.full_size import BASELINES, reduced, settle
+from tests.support.recipes import shipped
 
 pytestmark = pytest.mark.slow  # up to a minute each on two cores: ResNeXt-101 has 83 million weights
 
@@ -24,7 +25,7 @@ RESIDUAL_SCALES = ("bn3.weight",)
 RESIDUAL_SCALE = 0.1
 # Scores all over 0..1, and boxes that stay near their anchors.
 PREDICTOR_DEVIATION = 0.01
-RECIPES = sorted(path.stem for path in BUILTIN_RECIPES.glob("*.yaml"))
+RECIPES = shipped()
 
 
 @pytest.fixture

@@ -130,11 +130,11 @@ import os
 from pathlib import Path
 import torch
 from calibox_core.cli import main
-from calibox_training import lightning_module
+from calibox_training import lightning_module, run_module
 from calibox_training.evaluation import Evaluator
 
 seen, gathered = [], []
-run, summarise = Evaluator.run, lightning_module.summarise
+run, summarise = Evaluator.run, run_module.summarise
 
 def watched_run(self, graph, record):
     seen.append(record.image_id)
@@ -148,7 +148,7 @@ def report(self):
     path = Path(os.environ["REPORTS"], f"{self.global_rank}.pt")
     torch.save({"weights": self.detector.state_dict(), "seen": seen, "gathered": gathered}, path)
 
-Evaluator.run, lightning_module.summarise = watched_run, watched_summarise
+Evaluator.run, run_module.summarise = watched_run, watched_summarise
 lightning_module.DetectorModule.on_train_end = report
 main()
 """

@@ -1,5 +1,6 @@
-"""The operator's ONNX function, run by ONNX Runtime, against the numpy reference."""
+"""The operator's ONNX function, run by ONNX Runtime and by OpenVINO, against the numpy reference."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from calibox_core.fusion import Exponents
-from calibox_core.nms import NmsAttributes, OutScore, calibrated_nms, select_candidates
+from calibox_core.nms import NmsAttributes, OutScore, select_candidates
+from tests.support.nms_answers import OFF_GRID_SCORE_TOLERANCE, assert_reference_answers
 from tests.support.nms_cases import NmsCase, NmsImage, nms_attributes, nms_cases, random_boxes, spoil, stacked
-from tests.support.operator_graph import run_operator
+from tests.support.operator_graph import run_operator, run_operator_in_openvino
 
-# exp of ONNX Runtime and of numpy differ by a few units in the last place of float32.
-SCORE_TOLERANCE = 1e-6
+# Compiling takes OpenVINO a second, so attributes are few and cases many. Edges of a tile of 32, and a thousand.
+OPENVINO_ATTRIBUTES = [
+    NmsAttributes(pre_nms_top_k=31, max_detections=7, out_score=OutScore.CLASSIFICATION_CLUSTERED),
+    NmsAttributes(pre_nms_top_k=32, max_detections=100, class_agnostic=True),
+    NmsAttributes(pre_nms_top_k=33, max_detections=100, out_score=OutScore.CLASSIFICATION),
+    NmsAttributes(pre_nms_top_k=300, max_detections=100, candidate_floor=2.0**-6),
+    NmsAttributes(pre_nms_top_k=1000, max_detections=100, out_score=OutScore.CLASSIFICATION_CLUSTERED),
+]
 
 
 @given(case=nms_cases())
@@ -43,6 +51,20 @@ def test_a_thousand_candidates(case: NmsCase, p_floor: float) -> None:
 @given(seed=st.integers(0, 2**32 - 1), attributes=nms_attributes(top_k=(20, 1000)), columns=st.sampled_from((1, 4)))
 def test_any_scores_whose_keys_lie_apart(seed: int, attributes: NmsAttributes, columns: int) -> None:
     """Scores that are no grid: the same indices wherever no two keys lie within 1e-6 of each other."""
+    case = case_of_distinct_keys(seed, attributes, columns)
+    assert_reference_answers(_run(case), case, score_tolerance=OFF_GRID_SCORE_TOLERANCE)
+
+
+@given(seed=st.integers(0, 2**32 - 1), columns=st.sampled_from((1, 4)))
+@settings(max_examples=30)
+def test_openvino_as_it_is_built_where_keys_lie_apart(seed: int, columns: int) -> None:
+    case = case_of_distinct_keys(seed, OPENVINO_ATTRIBUTES[0], columns)
+    found = run_operator_in_openvino(case.attributes, stacked(case), quality_per_class=columns > 1, ties_in_order=False)
+    assert_reference_answers(found, case, score_tolerance=OFF_GRID_SCORE_TOLERANCE)
+
+
+def case_of_distinct_keys(seed: int, attributes: NmsAttributes, columns: int) -> NmsCase:
+    """One image of 40 anchors and 4 classes, no two keys within 1e-5."""
     rng = np.random.default_rng(seed)
     image = NmsImage(
         boxes=random_boxes(rng, 40, field=60),
@@ -56,7 +78,7 @@ def test_any_scores_whose_keys_lie_apart(seed: int, attributes: NmsAttributes, c
     keys = select_candidates(image.boxes, image.p, image.q, image.exponents, everything).keys
     # Logarithms carry the rounding of numbers of their own size, at most some tens here.
     assume(bool((np.diff(-keys) > 1e-5).all()))
-    assert_equal_to_reference(NmsCase((image,), attributes))
+    return NmsCase((image,), attributes)
 
 
 @given(case=nms_cases(anchors=(31, 150), classes=(1, 3), images=4))
@@ -120,42 +142,29 @@ def test_a_score_equal_to_the_threshold_is_reported(out_score: OutScore) -> None
     assert_equal_to_reference(case)
 
 
-def assert_equal_to_reference(case: NmsCase) -> None:
-    """Candidates and detections of every image, and padding behind them."""
-    found = _run(case)
-    for i, image in enumerate(case.images):
-        _compare_detections({name: values[i] for name, values in found.items()}, image, case.attributes)
-        _compare_candidates({name: values[i] for name, values in found.items()}, image, case.attributes)
+@given(case=nms_cases(attributes=st.sampled_from(OPENVINO_ATTRIBUTES[:2]), classes=(1, 3)))
+@settings(max_examples=40)
+def test_openvino_equals_reference(case: NmsCase) -> None:
+    assert_equal_to_reference(case, run_operator_in_openvino)
 
 
-def _compare_detections(found: dict[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes) -> None:
-    expected = calibrated_nms(
-        image.boxes,
-        image.p,
-        image.q,
-        exponents=image.exponents,
-        score_threshold=image.score_threshold,
-        iou_threshold=image.iou_threshold,
-        attributes=attributes,
-    )
-    assert int(found["num_detections"]) == len(expected.scores)
-    rows = attributes.max_detections
-    np.testing.assert_array_equal(found["boxes"], _padded(expected.boxes, rows))
-    np.testing.assert_array_equal(found["labels"], _padded(expected.labels, rows, -1))
-    np.testing.assert_array_equal(found["classification_scores"], _padded(expected.classification_scores, rows))
-    np.testing.assert_array_equal(found["localization_scores"], _padded(expected.localization_scores, rows))
-    np.testing.assert_allclose(found["scores"], _padded(expected.scores, rows), rtol=SCORE_TOLERANCE, atol=0)
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1, 80])
+@pytest.mark.parametrize("attributes", OPENVINO_ATTRIBUTES, ids=lambda a: f"{a.pre_nms_top_k}-{a.out_score}")
+def test_openvino_equals_reference_in_a_thousand_cases(attributes: NmsAttributes, classes: int) -> None:
+    @given(case=nms_cases(attributes=st.just(attributes), classes=(classes,)), broken=st.booleans())
+    @settings(max_examples=100)
+    def check(case: NmsCase, broken: bool) -> None:
+        rng = np.random.default_rng(len(case.images))
+        images = tuple(spoil(rng, image) for image in case.images) if broken else case.images
+        assert_equal_to_reference(replace(case, images=images), run_operator_in_openvino)
+
+    check()
 
 
-def _compare_candidates(found: dict[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes) -> None:
-    expected = select_candidates(image.boxes, image.p, image.q, image.exponents, attributes)
-    rows = attributes.pre_nms_top_k
-    np.testing.assert_array_equal(found["candidate_boxes"], _padded(expected.boxes, rows))
-    np.testing.assert_array_equal(found["candidate_labels"], _padded(expected.labels, rows, -1))
-    np.testing.assert_array_equal(
-        found["candidate_classification_scores"], _padded(expected.classification_scores, rows)
-    )
-    np.testing.assert_array_equal(found["candidate_localization_scores"], _padded(expected.localization_scores, rows))
+def assert_equal_to_reference(case: NmsCase, run: Callable[..., dict[str, NDArray[Any]]] = run_operator) -> None:
+    """Of `run`, the function in one of the runtimes."""
+    assert_reference_answers(run(case.attributes, stacked(case), quality_per_class=case.quality_per_class), case)
 
 
 def _run(case: NmsCase) -> dict[str, NDArray[Any]]:
@@ -167,9 +176,3 @@ def _scores(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """p of at most ``top``, which is not above it, and any q."""
     return rng.random((anchors, classes), np.float32) * np.float32(top), rng.random((anchors, 1), np.float32)
-
-
-def _padded(values: NDArray[Any], rows: int, pad: float = 0) -> NDArray[Any]:
-    whole = np.full((rows, *values.shape[1:]), pad, values.dtype)
-    whole[: len(values)] = values
-    return whole

@@ -10,31 +10,31 @@ import torch
 import yaml
 
 from calibox_core.dataset import CocoFolder
-from calibox_training.recipe import Recipe
+from calibox_training.recipe import RunRecipe
 
 # The process kills itself right after the given batch, between one line and the next: nothing is tidied up.
 KILLED_TRAINING = """
 import os, signal, sys
-from calibox_training.lightning_module import DetectorModule
+from calibox_training.run_module import RunModule
 
 def kill_after(self, outputs, batch, batch_idx, _given=[0]):
     _given[0] += 1
     if _given[0] == {batches}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-DetectorModule.on_train_batch_end = kill_after
+RunModule.on_train_batch_end = kill_after
 from calibox_core.cli import main
 main()
 """
 
 
-def write_recipe(recipe: Recipe, path: Path) -> Path:
+def write_recipe(recipe: RunRecipe, path: Path) -> Path:
     """A recipe as a file."""
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     return path
 
 
-def train_until_killed(recipe: Recipe, folder: CocoFolder, output: Path, *, batches: int) -> None:
+def train_until_killed(recipe: RunRecipe, folder: CocoFolder, output: Path, *, batches: int) -> None:
     """`calibox train`, killed right after so many batches."""
     path = write_recipe(recipe, output.with_suffix(".yaml"))
     words = ["train", str(path), "--data", str(folder.root), "--output", str(output), "--accelerator", "cpu"]

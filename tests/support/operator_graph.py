@@ -1,4 +1,4 @@
-"""CalibratedNMS alone in a graph, run by ONNX Runtime."""
+"""CalibratedNMS alone in a graph, run by ONNX Runtime or by OpenVINO."""
 
 from functools import lru_cache
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from calibox_core.nms import NmsAttributes
 from calibox_export.calibrated_nms import INPUTS, OUTPUTS
+from calibox_export.engines.openvino_ir import openvino_model
 from calibox_export.graph import operator_model
 
 
@@ -27,3 +28,26 @@ def run_operator(
     session = _session(attributes, quality_per_class)
     values = session.run(list(OUTPUTS), {f"in_{name}": np.ascontiguousarray(inputs[name]) for name in INPUTS})
     return dict(zip(OUTPUTS, values, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _request(attributes: NmsAttributes, quality_per_class: bool, ties_in_order: bool) -> Any:
+    import openvino as ov
+
+    graph = operator_model(attributes, quality_per_class=quality_per_class)
+    model = openvino_model(graph, ties_in_order=ties_in_order)
+    # Without the hint a CPU that can would compute in bfloat16.
+    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+
+
+def run_operator_in_openvino(
+    attributes: NmsAttributes,
+    inputs: dict[str, NDArray[Any]],
+    *,
+    quality_per_class: bool,
+    ties_in_order: bool = True,
+) -> dict[str, NDArray[Any]]:
+    """All outputs by name; without ``ties_in_order`` in the form that engines are built in."""
+    request = _request(attributes, quality_per_class, ties_in_order)
+    found = request.infer({f"in_{name}": np.ascontiguousarray(inputs[name]) for name in INPUTS})
+    return {name: found[position].copy() for position, name in enumerate(OUTPUTS)}

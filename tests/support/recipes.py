@@ -1,8 +1,21 @@
-"""A recipe small enough to train within a test."""
+"""A recipe small enough to train within a test, and the names of those that ship."""
 
 from typing import Any
 
-from calibox_training.recipe import Recipe, parse_recipe, with_overrides
+from calibox_training.recipe import (
+    BUILTIN_RECIPES,
+    Recipe,
+    kind_of,
+    parse_recipe,
+    read_document,
+    with_overrides,
+)
+
+
+def shipped(kind: str | None = None) -> list[str]:
+    """Names of the recipes of one kind that ship; single-stage ones have none."""
+    names = sorted(path.stem for path in BUILTIN_RECIPES.glob("*.yaml"))
+    return [name for name in names if kind_of(read_document(name)[0]) == kind]
 
 
 def tiny_recipe(**overrides: Any) -> Recipe:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from calibox_core.errors import CaliboxError
 from calibox_core.manifest import ClassInfo, DatasetInfo
 from calibox_training.models.detector import Detector
-from calibox_training.recipe import Recipe, parse_recipe
+from calibox_training.recipe import Recipe, RunRecipe, parse_recipe
 
 METADATA_KEY = "calibox"
 DETECTOR_PREFIX = "detector."
@@ -33,7 +34,7 @@ class TrainedModel:
 
 
 def metadata(
-    recipe: Recipe,
+    recipe: RunRecipe,
     classes: tuple[ClassInfo, ...],
     dataset: DatasetInfo,
     commit: str,
@@ -62,15 +63,7 @@ def load_checkpoint(path: Path) -> TrainedModel:
     # The weights follow from the file itself; the backbone's starting point is not needed again.
     spec = recipe.model.model_copy(update={"backbone_weights": "none"})
     detector = Detector(spec, classes=len(classes))
-    state = {
-        key.removeprefix(DETECTOR_PREFIX): value
-        for key, value in saved["state_dict"].items()
-        if key.startswith(DETECTOR_PREFIX)
-    }
-    try:
-        detector.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit its recipe: {error}") from error
+    fill(detector, detector_weights(saved), path)
     return TrainedModel(
         detector=detector.eval(),
         recipe=recipe,
@@ -79,6 +72,24 @@ def load_checkpoint(path: Path) -> TrainedModel:
         commit=facts["commit"],
         metrics=facts["metrics"],
     )
+
+
+def detector_weights(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's weights in the detector's own names."""
+    named = saved["state_dict"].items()
+    return {key.removeprefix(DETECTOR_PREFIX): value for key, value in named if key.startswith(DETECTOR_PREFIX)}
+
+
+def fill(detector: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Loads the weights that a checkpoint's recipe asks for, all of them.
+
+    Raises:
+        CheckpointError: some are missing, unknown or of another shape.
+    """
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit its recipe: {error}") from error
 
 
 def stored_recipe(path: Path) -> Recipe:

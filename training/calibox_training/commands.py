@@ -9,7 +9,9 @@ from calibox_core.cli import require_extra
 
 InitFrom = Annotated[
     Path | None,
-    typer.Option(help="Weights to start from: torchvision's RetinaNet, or a checkpoint of an earlier stage."),
+    typer.Option(
+        help="Weights to start from: torchvision's RetinaNet, SSD or R-CNN, or a checkpoint of an earlier stage."
+    ),
 ]
 
 Freeze = Annotated[
@@ -62,12 +64,12 @@ def train(
     """
     require_extra("train", "train", "torch", "torchvision", "lightning", "yaml", "pycocotools", "cv2", "simplejpeg")
     from calibox_core.layouts import open_dataset
-    from calibox_training.recipe import load_recipe, with_overrides
-    from calibox_training.stages import stage_runs, train_by_stages
+    from calibox_training.kinds import load_any, stages_of, train_any
+    from calibox_training.recipe import with_overrides
     from calibox_training.train import RunSettings
 
     chosen = with_overrides(
-        load_recipe(recipe),
+        load_any(recipe),
         {
             "model.backbone_weights": backbone_weights,
             "schedule.epochs": epochs,
@@ -88,8 +90,8 @@ def train(
         compile=compile_,
         progress=progress,
     )
-    for stage in stage_runs(chosen, settings.output):
+    for stage in stages_of(chosen, settings.output):
         typer.echo(f"stage {stage.name}: {stage.state}")
-    result = train_by_stages(chosen, open_dataset(data or chosen.data.name, chosen.data), settings)
+    result = train_any(chosen, open_dataset(data or chosen.data.name, chosen.data), settings)
     measured = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None)
     typer.echo(f"{measured}\ncheckpoint: {result.checkpoint}")

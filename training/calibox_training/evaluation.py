@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calibox_core.boxes import pairwise_iou, xyxy_to_xywh
 from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth, score_iou_correlations
@@ -17,7 +18,6 @@ from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import ClassInfo
 from calibox_core.nms import Candidates, Detections, NmsAttributes, calibrated_nms, select_candidates
 from calibox_training.data.coco import ImageRecord, read_image
-from calibox_training.inference import CandidateGraph
 
 # Every detection counts for AP, whatever its score.
 NO_THRESHOLD = 0.0
@@ -31,9 +31,27 @@ class ImageResult:
     correlation: NDArray[np.float32]  # [K, 4]: p, q, fused score, true IoU of candidates before NMS
 
 
+class CandidateSource(Protocol):
+    """What gives boxes before NMS: a `CandidateGraph`, or a two-stage detector."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of its input in pixels."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    def __call__(self, images: Tensor, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes ``[B, A, 4]``, p ``[B, A, C]`` and q ``[B, A, 1 or C]``; see `CandidateGraph.forward`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Runs a `CandidateGraph` over images and turns its candidates into results."""
+    """Runs a detector over images and turns its candidates into results."""
 
     folder: DataFolder
     classes: Sequence[ClassInfo]
@@ -42,12 +60,12 @@ class Evaluator:
     iou_threshold: float
 
     @torch.no_grad()
-    def run(self, graph: CandidateGraph, record: ImageRecord) -> ImageResult:
+    def run(self, graph: CandidateSource, record: ImageRecord) -> ImageResult:
         """Detections and correlation samples of one image."""
         height, width = graph.size
         slot = np.empty((height, width, 3), np.uint8)
         letterbox = letterbox_into(slot, read_image(self.folder, record))
-        device = graph.anchors_A4.device
+        device = graph.device
         exponents = self.fusion.exponents()
         found = graph(
             torch.from_numpy(slot).to(device)[None], torch.tensor([exponents], dtype=torch.float32, device=device)

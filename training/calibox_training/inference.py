@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from calibox_core.fusion import SMALLEST_SCORE
 from calibox_training.models.detector import Detector
+from calibox_training.models.heads import HeadOutput
 from calibox_training.models.scores import class_scores
 from calibox_training.quality import quality_scores
 
@@ -29,6 +30,11 @@ class CandidateGraph(nn.Module):
         self.register_buffer("anchors_A4", anchors.boxes_A4, persistent=False)
         self.register_buffer("stride_A", anchors.stride_A, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.anchors_A4.device
+
     def forward(self, images: Tensor, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates of a batch.
 
@@ -39,7 +45,10 @@ class CandidateGraph(nn.Module):
         Returns: boxes float32 ``[B, A, 4]`` in letterboxed pixels, clipped to the input; classification scores
             ``[B, A, C]`` and localization scores ``[B, A, 1]`` in 0..1, the latter 1 without a quality branch.
         """
-        found = self.detector(self.detector.normalise(images))
+        return self.candidates(self.detector(self.detector.normalise(images)), fusion)
+
+    def candidates(self, found: HeadOutput, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward` from the head's output on."""
         spec, quality = self.detector.spec, found.quality_BAQ
         p_BAC = class_scores(found.class_BAC, spec.class_activation)
         q_BA1 = torch.ones_like(p_BAC[..., :1]) if quality is None else quality_scores(spec.quality, quality)
@@ -47,8 +56,8 @@ class CandidateGraph(nn.Module):
         p_BAC = p_BAC.gather(1, chosen_BA.expand(-1, -1, p_BAC.shape[2]))
         q_BA1 = q_BA1.gather(1, chosen_BA)
         code_BAV = found.box_BAV.float().gather(1, chosen_BA.expand(-1, -1, found.box_BAV.shape[2]))
-        anchors_BA4 = self.anchors_A4.expand(images.shape[0], -1, -1).gather(1, chosen_BA.expand(-1, -1, 4))
-        stride_BA = self.stride_A.expand(images.shape[0], -1).gather(1, chosen_BA[..., 0])
+        anchors_BA4 = self.anchors_A4.expand(fusion.shape[0], -1, -1).gather(1, chosen_BA.expand(-1, -1, 4))
+        stride_BA = self.stride_A.expand(fusion.shape[0], -1).gather(1, chosen_BA[..., 0])
         return self._clip(self.detector.coder.decode(code_BAV, anchors_BA4, stride_BA)), p_BAC, q_BA1
 
     def _best_per_level(self, p_BAC: Tensor, q_BA1: Tensor, fusion: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class BoxSpec(Part):
     level_scales: bool = Field(default=False, description="A learnt factor per level (FCOS, ATSS, CLQ).")
 
 
-class ModelSpec(Part):
-    """Architecture."""
+class BackboneSpec(Part):
+    """What every detector here stands on."""
 
     backbone: Backbone = Field(description="torchvision's name.")
     backbone_weights: str = Field(
@@ -93,6 +93,17 @@ class ModelSpec(Part):
         description="Mean and deviation of the input: ImageNet's, or those of torchvision's SSD and of VGG16's "
         "IMAGENET1K_FEATURES (a mean alone).",
     )
+
+    @model_validator(mode="after")
+    def _width_can_be_had(self) -> Self:
+        if self.backbone_width != 1 and self.backbone not in NARROWABLE:
+            raise ValueError(f"backbone_width needs one of {', '.join(NARROWABLE)}; the backbone is {self.backbone}")
+        return self
+
+
+class ModelSpec(BackboneSpec):
+    """Architecture of a single-stage detector."""
+
     neck: Literal["fpn", "ssd"] = Field(
         default="fpn",
         description="Maps for the head: P3 to P7 of an FPN, or vgg16's conv4_3 and fc7 with extra layers.",
@@ -123,12 +134,6 @@ class ModelSpec(Part):
     assigner: AssignerSpec = Field(default_factory=AssignerSpec)
     box: BoxSpec = Field(default_factory=BoxSpec)
     quality: QualityBranch = Field(default_factory=IouAwareQuality)
-
-    @model_validator(mode="after")
-    def _width_can_be_had(self) -> Self:
-        if self.backbone_width != 1 and self.backbone not in NARROWABLE:
-            raise ValueError(f"backbone_width needs one of {', '.join(NARROWABLE)}; the backbone is {self.backbone}")
-        return self
 
     @model_validator(mode="after")
     def _one_box_to_align_with(self) -> Self:

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -45,8 +45,8 @@ class DataSource(DataLayout):
     url: str = Field(default="", description="Origin.")
 
 
-class Recipe(Part):
-    """Everything that makes a model, apart from the place of the data."""
+class RunRecipe(Part):
+    """What the recipes of all kinds of detectors have in common."""
 
     name: ModelName = Field(description="Name of the model in its bundle.")
     description: str = Field(default="", description="One sentence for the manifest.")
@@ -54,15 +54,23 @@ class Recipe(Part):
     data: DataSource
     input: InputSpec
     augmentation: Augmentation = Field(default_factory=Augmentation)
-    model: ModelSpec
-    loss: LossSpec = Field(default_factory=LossSpec)
     schedule: Schedule
     fusion: Fusion = Field(
         default=Fusion(name=FusionName.GEOMETRIC, alpha=0.5), description="Ranking (IoU-aware RetinaNet, eq. 5)."
     )
-    per_level_top_k: Annotated[int, Field(ge=1)] = Field(default=1000, description="Anchors per level by key.")
     nms: NmsAttributes = Field(default_factory=NmsAttributes)
     thresholds: Thresholds = Field(default_factory=Thresholds)
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
+
+
+class Recipe(RunRecipe):
+    """Everything that makes a single-stage detector, apart from the place of the data."""
+
+    model: ModelSpec
+    loss: LossSpec = Field(default_factory=LossSpec)
+    per_level_top_k: Annotated[int, Field(ge=1)] = Field(default=1000, description="Anchors per level by key.")
     stages: tuple[Stage, ...] = Field(default=(), description="Trainings in a row; none: one, by the values above.")
 
     @property
@@ -115,10 +123,20 @@ class Recipe(Part):
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by file, or by the name of one that ships with the package.
+    """A single-stage recipe by file, or by the name of one that ships with the package.
 
     Raises:
         RecipeError: not found, not YAML, or a key or value is wrong; the text lists each.
+    """
+    document, source = read_document(name_or_path)
+    return parse_recipe(document, source=source)
+
+
+def read_document(name_or_path: str) -> tuple[Any, str]:
+    """What the YAML of a recipe of any kind says, and what to call it in errors.
+
+    Raises:
+        RecipeError: not found, or not YAML.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -127,26 +145,45 @@ def load_recipe(name_or_path: str) -> Recipe:
         known = ", ".join(sorted(p.stem for p in BUILTIN_RECIPES.glob("*.yaml")))
         raise RecipeError(f"no recipe {name_or_path}: name a YAML file or one of {known}")
     try:
-        document = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text()), str(path)
     except (OSError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
-    return parse_recipe(document, source=str(path))
 
 
 def parse_recipe(document: Any, *, source: str) -> Recipe:
+    """A single-stage recipe from a document; ``source`` is named in errors.
+
+    Raises:
+        RecipeError: see `parse_as`; or the document is of another kind.
+    """
+    kind = kind_of(document)
+    if kind is not None:
+        raise RecipeError(
+            f"{source} is of kind {kind}, and a single-stage recipe, which has no kind, is needed here; "
+            "`calibox train` takes either"
+        )
+    return parse_as(Recipe, document, source=source)
+
+
+def kind_of(document: Any) -> Any:
+    """What a recipe's document says of its kind; None for single-stage detectors, which have none."""
+    return document.get("kind") if isinstance(document, dict) else None
+
+
+def parse_as(kind: type[AnyRecipe], document: Any, *, source: str) -> AnyRecipe:
     """Validates a document; ``source`` is named in errors.
 
     Raises:
         RecipeError: a key is unknown or missing, or a value is out of range.
     """
     try:
-        return Recipe.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         wrong = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{source} is not a valid recipe:\n{wrong}") from error
 
 
-def with_overrides(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+def with_overrides(recipe: AnyRecipe, values: dict[str, Any]) -> AnyRecipe:
     """A recipe with some values replaced, in every stage; keys are dotted paths, None leaves a value as it is.
 
     Raises:
@@ -157,9 +194,9 @@ def with_overrides(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     for path, value in given.items():
         _replace(document, path, value)
     if "stages" not in given:
-        for stage in document["stages"]:
+        for stage in document.get("stages", ()):
             stage["set"] = _last_of_all(stage["set"], given)
-    return parse_recipe(document, source="the recipe with these options")
+    return parse_as(type(recipe), document, source="the recipe with these options")
 
 
 def recipe_of_stage(recipe: Recipe, stage: Stage) -> Recipe:

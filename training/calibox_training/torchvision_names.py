@@ -82,23 +82,28 @@ def _our_name(name: str, *, step: int) -> str:
 
 
 def _class_rows(layer: Tensor, anchors: int, classes: Sequence[ClassInfo], *, background: bool) -> Tensor:
-    """The rows of the data set's classes from a layer that has some for each of torchvision's labels.
-
-    torchvision's label 0 is the background. Labels are 1, 2, ... where there is one more than classes, else category
-    ids, as COCO's 91 with their gaps.
-    """
+    """The rows of the data set's classes from a layer that has some for each of torchvision's labels."""
     labels, left = divmod(layer.shape[0], anchors)
-    ids = [c.category_id for c in classes]
     if left:
         raise ValueError(f"has a classification layer of {layer.shape[0]} rows, no multiple of {anchors} anchors")
-    if labels == len(ids) + 1:
-        rows = list(range(1, labels))
-    elif ids and min(ids) > 0 and max(ids) < labels:
-        rows = ids
-    else:
-        raise ValueError(
-            f"tells {labels} labels apart, the background included; the data set has {len(ids)} classes "
-            f"with category ids {min(ids, default=0)} to {max(ids, default=0)}, and neither fits"
-        )
-    by_label = layer.reshape(anchors, labels, *layer.shape[1:])[:, [0] * background + rows]
+    by_label = layer.reshape(anchors, labels, *layer.shape[1:])[:, [0] * background + label_rows(labels, classes)]
     return by_label.reshape(-1, *layer.shape[1:])
+
+
+def label_rows(labels: int, classes: Sequence[ClassInfo]) -> list[int]:
+    """Which of torchvision's labels are the data set's classes, in their order; label 0 is the background.
+
+    Labels are 1, 2, ... where there is one more than classes, else category ids, as COCO's 91 with their gaps.
+
+    Raises:
+        ValueError: neither fits.
+    """
+    ids = [c.category_id for c in classes]
+    if labels == len(ids) + 1:
+        return list(range(1, labels))
+    if ids and min(ids) > 0 and max(ids) < labels:
+        return ids
+    raise ValueError(
+        f"tells {labels} labels apart, the background included; the data set has {len(ids)} classes "
+        f"with category ids {min(ids, default=0)} to {max(ids, default=0)}, and neither fits"
+    )

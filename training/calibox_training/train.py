@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from calibox_training.data.module import CocoDataModule
 from calibox_training.init_from import initialise_from
 from calibox_training.lightning_module import DetectorModule
 from calibox_training.machine import RunError, device_type, require_compiler, require_precision
-from calibox_training.recipe import Recipe
+from calibox_training.recipe import Recipe, RunRecipe
 from calibox_training.run_checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO, RunCheckpoint
+from calibox_training.run_module import RunModule
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.json"  # in the folder of a run that came to its end
@@ -60,6 +61,23 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
     """
     if recipe.stages:
         raise RunError(f"{recipe.name} has stages: run it with calibox_training.stages.train_by_stages")
+    data = prepare(recipe, folder, settings)
+    module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder), compile_detector=settings.compile)
+    if settings.init_from is not None:
+        warn_of_fresh(initialise_from(module.detector, settings.init_from, data.classes), settings.init_from)
+    return fit(module, settings)
+
+
+def prepare(
+    recipe: RunRecipe, folder: DataFolder, settings: RunSettings, kind: type[CocoDataModule] = CocoDataModule
+) -> CocoDataModule:
+    """What comes before a run of any detector: checks, the seed, and the data, of which ``kind`` makes batches.
+
+    Raises:
+        RunError: the output folder holds another run and this one does not resume it, or this machine cannot do what
+            was asked.
+        DatasetError: see `CocoDataModule.check`.
+    """
     if settings.resume is None and (settings.output / "checkpoints" / LAST_CHECKPOINT).exists():
         raise RunError(
             f"{settings.output} holds a run already; go on with --resume CHECKPOINT or choose another --output"
@@ -75,14 +93,21 @@ def train(recipe: Recipe, folder: DataFolder, settings: RunSettings) -> Training
     seed_everything(recipe.seed, workers=True, verbose=False)
     # Lightning greets every run with tips and a list of devices that are not there; warnings stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    data = CocoDataModule(recipe, folder, workers=settings.workers)
+    data = kind(recipe, folder, workers=settings.workers)
     data.check()
-    module = DetectorModule(recipe, data, describe_dataset(recipe.data, folder), compile_detector=settings.compile)
-    if settings.init_from is not None:
-        fresh = initialise_from(module.detector, settings.init_from, data.classes)
-        if fresh:
-            parts = sorted({".".join(name.split(".")[:2]) for name in fresh})  # head.quality_convs, not its 60 values
-            log.warning("not in %s, and so initialised at random: %s", settings.init_from, ", ".join(parts))
+    return data
+
+
+def warn_of_fresh(fresh: Sequence[str], source: Path) -> None:
+    """Names the modules whose values a file to start from did not have."""
+    if fresh:
+        parts = sorted({".".join(name.split(".")[:2]) for name in fresh})  # head.quality_convs, not its 60 values
+        log.warning("not in %s, and so initialised at random: %s", source, ", ".join(parts))
+
+
+def fit(module: RunModule, settings: RunSettings) -> TrainingResult:
+    """Runs a module to its recipe's end."""
+    recipe, data = module.recipe, module.data
     trainer = _trainer(recipe, settings, batches=len(data.train_annotations["images"]) // recipe.schedule.batch_size)
     with _known_warnings_ignored():
         trainer.fit(module, datamodule=data, ckpt_path=settings.resume)
@@ -101,7 +126,7 @@ def _known_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def _trainer(recipe: Recipe, settings: RunSettings, *, batches: int) -> Trainer:
+def _trainer(recipe: RunRecipe, settings: RunSettings, *, batches: int) -> Trainer:
     schedule = recipe.schedule
     return Trainer(
         accelerator=settings.accelerator,
@@ -132,7 +157,7 @@ def _loggers(output: Path) -> list[Logger]:
     ]
 
 
-def _callbacks(recipe: Recipe, settings: RunSettings) -> list[Callback]:
+def _callbacks(recipe: RunRecipe, settings: RunSettings) -> list[Callback]:
     callbacks: list[Callback] = [
         RunCheckpoint(settings.output / "checkpoints", every_steps=recipe.schedule.checkpoint_every),
         LearningRateMonitor("step"),

@@ -13,6 +13,7 @@ from calibox_client.options import (
     FusionOption,
     IouThresholdOption,
     ModelOption,
+    RefineOption,
     ServerOption,
     SigmaOption,
     TimeoutMsOption,
@@ -56,6 +57,7 @@ def detect(
     iou_threshold: IouThresholdOption = None,
     max_detections: MaxDetectionsOption = None,
     classes: ClassesOption = None,
+    refine: RefineOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
     timeout_ms: TimeoutMsOption = None,
@@ -66,7 +68,7 @@ def detect(
     """
     fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
-    others = {"max_detections": max_detections, "classes": classes, "timeout_ms": timeout_ms}
+    others = {"max_detections": max_detections, "classes": classes, "refine": refine, "timeout_ms": timeout_ms}
     target = {"model": model, "version": version}
     failed, total = _detect_all(images, server, save, as_json, given({**fusing, **thresholds, **others, **target}))
     if failed:

@@ -20,6 +20,14 @@ IouThresholdOption = Annotated[float | None, typer.Option(help="Boxes that overl
 ClassesOption = Annotated[
     list[str] | None, typer.Option("--classes", help="Return only this class, a name or a category id; repeatable.")
 ]
+RefineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="true|false|STEPS",
+        help="Move boxes to where the model predicts a better fit, or in so many steps; as the model's manifest says "
+        "when left out.",
+    ),
+]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model; the server's default when left out.")]
 VersionOption = Annotated[str | None, typer.Option(help="Version of the model; the newest when left out.")]
 TimeoutMsOption = Annotated[

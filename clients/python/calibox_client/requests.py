@@ -26,6 +26,9 @@ class DetectParameters(TypedDict, total=False):
     iou_threshold: float | None  # 0..1: overlap above this suppresses
     max_detections: int | None  # per image, best first
     classes: Sequence[str | int] | None  # names or category ids: only these are returned
+    refine: (
+        bool | int | Sequence[bool | int] | None
+    )  # move boxes to a better fit, or in so many steps; or one per image
     model: str | None
     version: str | int | None
     timeout_ms: float | None  # the server gives up a request that waited this long
@@ -90,6 +93,9 @@ def check_base_url(url: str) -> str:
 
 
 def _texts(name: str, value: object) -> list[str]:
+    if name == "refine":
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return [str(entry).lower() for entry in values]  # true and false, as JSON writes them
     if name != "classes":
         return [str(value)]
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):

@@ -73,6 +73,7 @@ def test_one_image_is_a_raw_body_with_parameters_in_the_query(call: Caller) -> N
         "classes": ["WBC", 1, "a, b & c"],
         "model": "cells",
         "version": 3,
+        "refine": True,
         "timeout_ms": 250,
         "sigma": None,
     }
@@ -93,6 +94,7 @@ def test_one_image_is_a_raw_body_with_parameters_in_the_query(call: Caller) -> N
         ("classes", "a, b & c"),
         ("model", "cells"),
         ("version", "3"),
+        ("refine", "true"),
         ("timeout_ms", "250"),
     ]
 
@@ -111,6 +113,15 @@ def test_a_list_is_one_multipart_request_and_a_list_of_results(call: Caller, tmp
     assert body.count(b"Content-Type: image/jpeg\r\n\r\n" + IMAGE) == 1
     for field, value in ((b"alpha", b"0.25"), (b"classes", b"WBC"), (b"classes", b"1")):
         assert b'name="' + field + b'"\r\n\r\n' + value + b"\r\n" in body
+
+
+def test_refine_may_have_a_value_for_each_image(call: Caller) -> None:
+    played = Played([answer([], [])])
+    call(played, lambda client: client.detect([IMAGE, IMAGE], refine=[False, 3]))
+    (request,) = played.requests
+    body = request.read()
+    places = [body.index(b'name="refine"\r\n\r\n' + value + b"\r\n") for value in (b"false", b"3")]
+    assert places == sorted(places)
 
 
 def test_a_list_of_one_stays_a_list(call: Caller) -> None:

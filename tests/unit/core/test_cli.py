@@ -9,7 +9,18 @@ import pytest
 import calibox_core.cli as cli
 from calibox_core.errors import BundleError
 
-COMMANDS = {"train", "reproduce", "export", "verify", "serve", "detect", "eval"}
+COMMANDS = {
+    "train",
+    "train-iou-net",
+    "reproduce",
+    "export",
+    "verify",
+    "attach-quality",
+    "build",
+    "serve",
+    "detect",
+    "eval",
+}
 # Packages that take long to import or belong to an extra.
 HEAVY = {"torch", "torchvision", "lightning", "onnx", "onnxruntime", "onnxscript", "fastapi", "cv2", "pycocotools"}
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from calibox_core.fusion import Fusion, FusionName
-from calibox_core.manifest import ClassInfo, InputSpec, Manifest, Thresholds
+from calibox_core.manifest import ClassInfo, InputSpec, Manifest, Refinement, Thresholds
 from calibox_core.score_map import ScoreMap
 from tests.support.manifests import small_manifest
 
@@ -104,6 +104,21 @@ def test_a_manifest_cannot_be_changed_in_place() -> None:
 def test_thresholds_are_probabilities(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         Thresholds.model_validate({field: value})
+
+
+REFINEMENT = Refinement(steps=5, step_size=0.5, early_stop=0.001, tolerance=-0.01)
+
+
+def test_refinement_is_described_where_there_is_one_and_nowhere_else() -> None:
+    assert small_manifest(can_refine=True, refinement=REFINEMENT).refinement == REFINEMENT
+    for contradiction in ({"can_refine": True}, {"refinement": REFINEMENT}):
+        with pytest.raises(ValidationError, match="can_refine and refinement contradict each other"):
+            small_manifest(**contradiction)
+
+
+def test_requests_cannot_get_more_steps_by_default_than_they_can_ask_for() -> None:
+    with pytest.raises(ValidationError, match="default_steps is 6, more than the 5 that there are"):
+        Refinement.model_validate(REFINEMENT.model_dump() | {"default_steps": 6})
 
 
 def test_defaults_are_those_of_the_architecture() -> None:

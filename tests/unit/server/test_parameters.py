@@ -5,7 +5,7 @@ import math
 import pytest
 
 from calibox_core.fusion import Exponents, Fusion, FusionName
-from calibox_core.manifest import ClassInfo, Thresholds
+from calibox_core.manifest import ClassInfo, Refinement, Thresholds
 from calibox_core.nms import NmsAttributes
 from calibox_core.score_map import ScoreMap
 from calibox_server.errors import ParameterError
@@ -22,12 +22,16 @@ MANIFEST = small_manifest(
         ClassInfo(name="cow, brown", category_id=21),
     ),
 )
+REFINING = small_manifest(
+    can_refine=True,
+    refinement=Refinement(steps=5, default_steps=2, step_size=0.5, early_stop=0.001, tolerance=-0.01),
+)
 
 
-def read(manifest=MANIFEST, **given: object) -> Parameters:
+def read(manifest=MANIFEST, images: int = 1, **given: object) -> Parameters:
     values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
     read_target(values)
-    return read_parameters(values, manifest, default_timeout_ms=1000)
+    return read_parameters(values, manifest, default_timeout_ms=1000, images=images)
 
 
 def test_without_parameters_the_manifest_decides() -> None:
@@ -37,6 +41,7 @@ def test_without_parameters_the_manifest_decides() -> None:
         iou_threshold=0.6,
         max_detections=40,
         classes=None,
+        refine_steps=(0,),
         timeout_ms=1000,
     )
 
@@ -128,6 +133,45 @@ def test_a_long_list_of_classes_is_cut_in_the_sentence() -> None:
     classes = tuple(ClassInfo(name=f"c{i}", category_id=i) for i in range(80))
     with pytest.raises(ParameterError, match=r"c19 and 60 more \(or their label ids\), got 'x'"):
         read(small_manifest(classes=classes), classes="x")
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [
+        (None, (2, 2, 2)),
+        (True, (5, 5, 5)),
+        ("true", (5, 5, 5)),
+        ("False", (0, 0, 0)),
+        (3, (3, 3, 3)),
+        ("5", (5, 5, 5)),
+        (0, (0, 0, 0)),
+        ([True, 0, None], (5, 0, 2)),
+        (["1", "true", "false"], (1, 5, 0)),
+        ([], (2, 2, 2)),
+    ],
+)
+def test_refine_is_a_choice_or_a_number_of_steps_for_all_images_or_for_each(
+    value: object, steps: tuple[int, ...]
+) -> None:
+    assert read(REFINING, images=3, refine=value).refine_steps == steps
+
+
+@pytest.mark.parametrize("value", [6, "6", "9" * 30, -1, 1.0, "2.5", "yes", "", math.nan, [[1]]])
+def test_steps_that_the_model_does_not_have_are_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"^refine must be true, false or a number of steps.*, got "):
+        read(REFINING, refine=value)
+
+
+def test_a_value_for_each_of_other_images_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"^refine is given 2 times for 3 images; give it once, or once for each"):
+        read(REFINING, images=3, refine=[1, 2])
+
+
+@pytest.mark.parametrize("value", [True, "true", 1, "3"])
+def test_a_model_that_cannot_refine_says_so(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"^refine is .*, and small/1 cannot refine its boxes; leave it out, or"):
+        read(refine=value)
+    assert read(refine=False) == read(refine=0) == read()
 
 
 def test_an_unknown_parameter_is_answered_with_those_that_exist() -> None:

@@ -25,6 +25,7 @@ def parameters(**changes: object) -> Parameters:
         "iou_threshold": 0.6,
         "max_detections": 10,
         "classes": None,
+        "refine_steps": (0,),
         "timeout_ms": 1000.0,
     }
     return Parameters(**(fields | changes))  # type: ignore[arg-type]
@@ -78,14 +79,15 @@ def test_padding_is_cut_off_each_image_of_a_batch() -> None:
 
 def test_a_single_image_is_not_copied_and_a_batch_keeps_each_ones_parameters() -> None:
     slots = [np.full((4, 6, 3), i, np.uint8) for i in range(3)]
-    work = [Work(slot, parameters(score_threshold=i / 10), 0.0) for i, slot in enumerate(slots)]
+    work = [Work(slot, parameters(score_threshold=i / 10), 2 * i, 0.0) for i, slot in enumerate(slots)]
     assert np.shares_memory(stack(work[:1]).images, slots[0])
     batch = stack(work)
     assert batch.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert batch.score_threshold.tolist() == pytest.approx([0, 0.1, 0.2])
     assert batch.fusion.tolist() == [[1, 0.5, 0.25]] * 3
     assert batch.iou_threshold.tolist() == pytest.approx([0.6] * 3)
-    assert batch.refine_steps.tolist() == [0, 0, 0]
+    assert batch.refine_steps.tolist() == [0, 2, 4]
+    assert batch.refine_steps.dtype == np.int32
 
 
 def test_an_answer_carries_names_ids_three_scores_and_float32_digits() -> None:

@@ -26,6 +26,7 @@ class _Oracle(nn.Module):
     """Answers with the objects of one image, moved by `shift` pixels, as `CandidateGraph` would."""
 
     size = (192, 320)
+    device = torch.device("cpu")
 
     def __init__(self, record: ImageRecord, shift: float) -> None:
         super().__init__()
@@ -33,7 +34,6 @@ class _Oracle(nn.Module):
         real = ~record.crowd
         self.boxes = torch.from_numpy(placed.to_input(record.boxes[real] + np.float32(shift)))
         self.labels = torch.from_numpy(record.labels[real])
-        self.register_buffer("anchors_A4", torch.zeros(0, 4))
 
     def forward(self, images: Tensor, fusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert images.shape == (1, *self.size, 3)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from calibox_training.box_coder import aligned_iou
-from calibox_training.iou_net.refinement import refine
+from calibox_training.iou_net.refinement import refine, refinement_steps
 from calibox_training.iou_net.spec import RefinementSpec
 from tests.support.refinement import SIZE, bumpy_score, loop_algorithm_2
 
@@ -105,3 +105,18 @@ def test_works_where_gradients_are_off() -> None:
     on = refine(bumpy_score(COUNT, seed=0), start_boxes(), sizes(), RefinementSpec())
     torch.testing.assert_close(off.boxes_R4, on.boxes_R4, rtol=0, atol=0)
     assert (off.steps_R > 0).all()
+
+
+@pytest.mark.parametrize("keep_worse", [False, True])
+def test_each_step_on_the_way_is_where_fewer_steps_would_have_ended(keep_worse: bool) -> None:
+    score = bumpy_score(6, seed=3)
+    boxes = torch.tensor([[10.0, 10, 60, 60], [30, 20, 120, 90], [20, 20, 50, 80]] * 2)
+    sizes = torch.tensor([SIZE]).expand(6, 2)
+    spec = RefinementSpec(steps=4, step_size=0.5, keep_worse=keep_worse)
+    way = list(refinement_steps(score, boxes, sizes, spec))
+    assert len(way) == 5
+    for steps, found in enumerate(way):
+        alone = refine(score, boxes, sizes, spec.model_copy(update={"steps": steps}))
+        for ours, theirs in zip(found, alone, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert not torch.equal(way[0].boxes_R4, way[-1].boxes_R4)

@@ -7,11 +7,11 @@ from calibox_training.anchor_spec import SsdAnchorSpec
 from calibox_training.anchors import default_boxes
 from calibox_training.criterion import Criterion
 from calibox_training.led.samples import object_overlaps
-from calibox_training.lightning_module import freeze
 from calibox_training.models.detector import Detector
 from calibox_training.pyramid import map_shapes
 from calibox_training.quality import quality_scores
 from calibox_training.recipe import Recipe, RecipeError, load_recipe, recipe_of_stage
+from calibox_training.run_module import freeze
 from tests.support.systems import SIZE, batch, run, system
 
 SHIPPED = ("led_ssd300_voc", "led_ssd_kitti")

@@ -13,12 +13,12 @@ from calibox_training.reproduce.results import (
     CellResult,
     RankingResult,
     ResultError,
-    Trained,
     read_result,
     result_path,
     write_text,
 )
 from calibox_training.reproduce.tables import Row, Table, gain
+from tests.support.reproduced import trained_facts
 
 DRAWS = 100
 
@@ -38,24 +38,7 @@ def ranking(ap: float, delta: float = 0.0) -> RankingResult:
 
 
 def result(system: str, seed: int, rankings: dict[str, RankingResult], **values: Any) -> CellResult:
-    cell = next(c for c in load_plan("cpu").cells() if (c.data, c.system.name, c.seed) == ("deeppcb", system, seed))
-    trained = Trained(
-        data="deeppcb",
-        system=system,
-        seed=seed,
-        recipe_hash=cell.recipe_hash,
-        commit="0123456789abcdef",
-        machine="a machine",
-        torch="2",
-        accelerator="cpu",
-        epochs=1,
-        images=100,
-        training_seconds=60,
-        cell_seconds=90,
-        images_per_second=1.7,
-        milliseconds_per_image=10,
-        finished="2026-01-02T03:04Z",
-    )
+    trained = trained_facts(load_plan("cpu"), "deeppcb", system, seed)
     own = {"own": "product", **values}
     return CellResult(
         trained=trained,

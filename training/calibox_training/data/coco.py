@@ -56,6 +56,7 @@ class ImageRecord:
     boxes: NDArray[np.float32]  # [G, 4] x1, y1, x2, y2
     labels: NDArray[np.int64]  # [G] 0-based, -1 on crowd regions
     crowd: NDArray[np.bool_]  # [G] crowd (COCO), difficult (VOC), Van and DontCare (KITTI): neither object nor ground
+    shapes: tuple[Any, ...] = ()  # [G] COCO's `segmentation` as annotated, None where there is none
 
 
 Transform = Callable[[NDArray[np.uint8], ImageRecord], Sample]
@@ -185,6 +186,7 @@ def _record(
         boxes=boxes[real].astype(np.float32),
         labels=np.where(crowd, -1, labels)[real],
         crowd=crowd[real],
+        shapes=tuple(annotations[row].get("segmentation") for row in np.flatnonzero(real)),
     )
 
 

@@ -1,5 +1,6 @@
 """The data of a training run: both splits and the loader of the training split."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -9,16 +10,16 @@ from calibox_core.coco_check import check_files
 from calibox_core.dataset import DataFolder, Split
 from calibox_core.errors import DatasetError
 from calibox_core.manifest import ClassInfo, InputSpec
-from calibox_training.data.coco import CocoImages, ImageRecord, read_classes, read_records
+from calibox_training.data.coco import CocoImages, ImageRecord, Transform, collate, read_classes, read_records
 from calibox_training.data.sampling import EpochBatches, ResumableLoader, SeededImages
 from calibox_training.data.transforms import TrainTransform
-from calibox_training.recipe import Recipe
+from calibox_training.recipe import RunRecipe
 
 
 class CocoDataModule(LightningDataModule):
     """Training batches, and the validation records that `Evaluator` reads by itself."""
 
-    def __init__(self, recipe: Recipe, folder: DataFolder, *, workers: int) -> None:
+    def __init__(self, recipe: RunRecipe, folder: DataFolder, *, workers: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.folder = folder
@@ -87,12 +88,19 @@ class CocoDataModule(LightningDataModule):
         """Shuffled batches of the training split; what does not fill a batch is left out."""
         records = self.train_records
         by_size = {
-            size: CocoImages(
-                self.folder, records, TrainTransform(self.recipe.augmentation, InputSpec(height=size[0], width=size[1]))
-            )
+            size: CocoImages(self.folder, records, self.transform(InputSpec(height=size[0], width=size[1])))
             for size in self.batches.sizes
         }
-        return ResumableLoader(SeededImages(by_size, seed=self.recipe.seed), self.batches, workers=self.workers)
+        images = SeededImages(by_size, seed=self.recipe.seed)
+        return ResumableLoader(images, self.batches, workers=self.workers, join=self.join)
+
+    def transform(self, size: InputSpec) -> Transform:
+        """Of training images of one input size."""
+        return TrainTransform(self.recipe.augmentation, size)
+
+    def join(self, samples: Sequence[Any]) -> Any:
+        """A `Batch` of samples."""
+        return collate(samples)
 
     def val_dataloader(self) -> range:
         """Positions in `val_records`, one step each; under DDP every process takes its share of them."""
@@ -104,6 +112,6 @@ class CocoDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
-def training_sizes(recipe: Recipe) -> tuple[tuple[int, int], ...]:
+def training_sizes(recipe: RunRecipe) -> tuple[tuple[int, int], ...]:
     """Input sizes of training batches, height and width: the recipe's list, or its one input."""
     return recipe.augmentation.sizes or ((recipe.input.height, recipe.input.width),)

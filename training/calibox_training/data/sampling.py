@@ -4,7 +4,7 @@ Nothing here draws from a global generator: a batch, its input size and the augm
 same whether the run was interrupted or not, and whatever the number of workers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,9 +101,16 @@ class ResumableLoader(DataLoader[Sample]):
 
     batch_sampler: EpochBatches
 
-    def __init__(self, images: SeededImages, batches: EpochBatches, *, workers: int) -> None:
+    def __init__(
+        self,
+        images: SeededImages,
+        batches: EpochBatches,
+        *,
+        workers: int,
+        join: Callable[[Sequence[Any]], Any] = collate,
+    ) -> None:
         super().__init__(
-            images, batch_sampler=batches, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
+            images, batch_sampler=batches, num_workers=workers, collate_fn=join, persistent_workers=workers > 0
         )
         self.epoch = 0
         self.given = 0

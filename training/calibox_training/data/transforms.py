@@ -1,5 +1,7 @@
 """Augmentation by torchvision.transforms.v2, ended by the letterbox that every image gets."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,9 +29,14 @@ class TrainTransform:
 
     def __call__(self, pixels: NDArray[np.uint8], record: ImageRecord) -> Sample:
         """A training sample from an image and its annotation."""
+        return self.sample(self.changed(pixels, record))
+
+    def changed(self, pixels: NDArray[np.uint8], record: ImageRecord, **others: tv_tensors.Mask) -> dict[str, Any]:
+        """Image, boxes, labels, crowd and ``others`` after the geometric changes, still at a size of their own."""
         height, width = pixels.shape[:2]
-        changed = self.geometric(
+        changed: dict[str, Any] = self.geometric(
             {
+                **others,
                 "image": tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
                 "boxes": tv_tensors.BoundingBoxes(
                     torch.from_numpy(record.boxes), format="XYXY", canvas_size=(height, width)
@@ -38,6 +45,10 @@ class TrainTransform:
                 "crowd": torch.from_numpy(record.crowd),
             }
         )
+        return changed
+
+    def sample(self, changed: dict[str, Any]) -> Sample:
+        """What becomes of that in the letterbox."""
         image = np.ascontiguousarray(changed["image"].permute(1, 2, 0).numpy())
         boxes = changed["boxes"].as_subclass(torch.Tensor).numpy()
         slot, placed = place(image, boxes, height=self.size.height, width=self.size.width)

@@ -6,7 +6,7 @@ that of where it starts, so that what it climbs is continuous.
 Letters: R boxes, n boxes that still move.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,11 +62,19 @@ def refine(score: Score, boxes_R4: Tensor, size_R2: Tensor, spec: RefinementSpec
         size_R2: height and width of each box's image in pixels.
         spec: of the recipe.
     """
+    *_, last = refinement_steps(score, boxes_R4, size_R2, spec)
+    return last
+
+
+def refinement_steps(score: Score, boxes_R4: Tensor, size_R2: Tensor, spec: RefinementSpec) -> Iterator[Refined]:
+    """What `refine` returns with 0, 1, ... ``spec.steps`` steps; arguments as there."""
     limit_R4 = size_R2.flip(1).repeat(1, 2).to(boxes_R4.dtype)
     now_R4 = boxes_R4.detach().clamp(min=0).minimum(limit_R4)
     rows_n = torch.arange(len(now_R4), device=now_R4.device)
     now_R, slope_n4 = _climb(score, now_R4, rows_n)
     best_R4, best_R, steps_R = now_R4.clone(), now_R.clone(), torch.zeros_like(rows_n)
+    kept_R4, kept_R = (now_R4, now_R) if spec.keep_worse else (best_R4, best_R)  # the same memory
+    yield Refined(kept_R4.clone(), kept_R.clone(), steps_R.clone())
     for _ in range(spec.steps):
         moved_n4 = _step(now_R4[rows_n], slope_n4, limit_R4[rows_n], spec.step_size)
         before_n = now_R[rows_n]
@@ -78,7 +86,7 @@ def refine(score: Score, boxes_R4: Tensor, size_R2: Tensor, spec: RefinementSpec
         gain_n = (after_n - before_n) / 2  # of IoU
         goes_on_n = (gain_n.abs() >= spec.early_stop) & (gain_n >= spec.tolerance)
         rows_n, slope_n4 = rows_n[goes_on_n], slope_n4[goes_on_n]
-    return Refined(now_R4, now_R, steps_R) if spec.keep_worse else Refined(best_R4, best_R, steps_R)
+        yield Refined(kept_R4.clone(), kept_R.clone(), steps_R.clone())
 
 
 def _climb(score: Score, boxes_n4: Tensor, rows_n: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """torchvision backbones as feature extractors, and where their weights come from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +9,16 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from calibox_training.model_spec import ModelSpec
+from calibox_training.model_spec import BackboneSpec
 from calibox_training.models.ssd_layers import Vgg16
 from calibox_training.recipe import RecipeError
 
-_RESNET = ("layer2", "layer3", "layer4")
-_REGNET = ("trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
+_RESNET = ("layer1", "layer2", "layer3", "layer4")
+_REGNET = ("trunk_output.block1", "trunk_output.block2", "trunk_output.block3", "trunk_output.block4")
 _RESNET_BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 CLASSIFIERS = ("fc.", "classifier.")
-# The last layers at strides 8, 16 and 32.
+MAP_NAMES = ("c2", "c3", "c4", "c5")
+# The last layers at strides 4, 8, 16 and 32.
 FEATURE_NODES = {
     "resnet18": _RESNET,
     "resnet34": _RESNET,
@@ -27,12 +28,14 @@ FEATURE_NODES = {
     "resnext101_64x4d": _RESNET,
     "regnet_y_400mf": _REGNET,
     "regnet_y_800mf": _REGNET,
-    "mobilenet_v3_large": ("features.6", "features.12", "features.16"),
+    "mobilenet_v3_large": ("features.3", "features.6", "features.12", "features.16"),
 }
 
 
-def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
-    """The extractor of C3, C4, C5 (vgg16: conv4_3, conv5_3), a dict of maps when called, and their channel counts.
+def build_backbone(spec: BackboneSpec, *, finest: Literal["c2", "c3"] = "c3") -> tuple[nn.Module, list[int]]:
+    """The extractor of the maps from ``finest`` to C5 (vgg16: conv4_3, conv5_3), and their channel counts.
+
+    Called with images it gives a dict of maps, finest first.
 
     Raises:
         RecipeError: weights that are unknown, cannot be read or do not fit.
@@ -40,8 +43,9 @@ def build_backbone(spec: ModelSpec) -> tuple[nn.Module, list[int]]:
     body = Vgg16(width=spec.backbone_width) if spec.backbone == "vgg16" else _classifier(spec)
     load_backbone_weights(body, spec.backbone, spec.backbone_weights)
     if spec.backbone in FEATURE_NODES:
-        nodes = dict(zip(FEATURE_NODES[spec.backbone], ("c3", "c4", "c5"), strict=True))
-        body = create_feature_extractor(body, return_nodes=nodes)
+        nodes = dict(zip(FEATURE_NODES[spec.backbone], MAP_NAMES, strict=True))
+        wanted = {node: name for node, name in nodes.items() if name >= finest}
+        body = create_feature_extractor(body, return_nodes=wanted)
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d) and spec.backbone_norm_epsilon is not None:
             module.eps = spec.backbone_norm_epsilon
@@ -66,7 +70,7 @@ class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
         return layer
 
 
-def _classifier(spec: ModelSpec) -> nn.Module:
+def _classifier(spec: BackboneSpec) -> nn.Module:
     if spec.backbone_width == 1:
         classifier: nn.Module = get_model(spec.backbone, weights=None)
         return classifier

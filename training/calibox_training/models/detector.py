@@ -58,8 +58,7 @@ class Detector(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB ``[B, H, W, 3]`` to float32 ``[B, 3, H, W]``, channels last in memory."""
-        planes = images.permute(0, 3, 1, 2).to(torch.float32)
-        return (planes - self.mean) / self.std
+        return normalised(images, self.mean, self.std)
 
     def forward(self, images: Tensor) -> HeadOutput:
         """Raw predictions for normalised images ``[B, 3, H, W]``."""
@@ -81,6 +80,11 @@ class Detector(nn.Module):
             ValueError: the input is too small for the neck.
         """
         return _anchors(self.spec, height, width)
+
+
+def normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 RGB ``[B, H, W, 3]`` to float32 ``[B, 3, H, W]``, channels last in memory; statistics ``[3, 1, 1]``."""
+    return (images.permute(0, 3, 1, 2).to(torch.float32) - mean) / std
 
 
 def _pyramid(spec: ModelSpec, channels: list[int]) -> FeaturePyramidNetwork:

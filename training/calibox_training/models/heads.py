@@ -109,12 +109,17 @@ def by_anchor(level: Tensor, values: int) -> Tensor:
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Of so many channels, a multiple of 4."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels // 4), channels)
+
+
 def _tower(channels: int, depth: int, norm: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"))
         if norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(GROUPS, channels // 4), channels))
+            layers.append(group_norm(channels))
         elif norm == "batch":
             layers.append(nn.BatchNorm2d(channels))
         layers.append(nn.ReLU(inplace=True))

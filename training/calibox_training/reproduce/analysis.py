@@ -112,7 +112,7 @@ def rank_all(ground: Ground, *, own: str, draws: int) -> Ranked:
         for name in names
     }
     drawn = {name: average_precision(measured[name].matches, weights[name]) for name in names}
-    results = {name: _result(measured[name], drawn[name], measured[BASE], drawn[BASE]) for name in names}
+    results = {name: ranking_result(measured[name], drawn[name], measured[BASE], drawn[BASE]) for name in names}
     return Ranked(measured, drawn, results)
 
 
@@ -134,14 +134,14 @@ def analyse(trained: Trained, model: TrainedModel, data: DataFolder, raw: Path, 
         rankings=found.results,
         chosen=chosen,
         delta_draws={
-            **{name: _whole_units(found.drawn[name] - found.drawn[BASE]) for name in kept},
+            **{name: whole_units(found.drawn[name] - found.drawn[BASE]) for name in kept},
             **chosen_draws,
         },
         reliability={name: reliability(found.measured[name].found) for name in PLOTTED if name in found.measured},
     )
 
 
-def _result(
+def ranking_result(
     one: Measured,
     drawn: NDArray[np.float64],
     base: Measured,
@@ -188,10 +188,10 @@ def _chosen(
         alpha=alpha,
         calibration_ap=round(on_calibration[alpha], 6),
         test_images=int(test.sum()),
-        classification=_result(base, base_drawn, base, base_drawn, test),
-        fused=_result(fused, drawn, base, base_drawn, test),
+        classification=ranking_result(base, base_drawn, base, base_drawn, test),
+        fused=ranking_result(fused, drawn, base, base_drawn, test),
     )
-    return chosen, {"chosen": _whole_units(drawn - base_drawn)}
+    return chosen, {"chosen": whole_units(drawn - base_drawn)}
 
 
 def interval(estimate: Any, draws: NDArray[np.float64]) -> Interval:
@@ -201,7 +201,8 @@ def interval(estimate: Any, draws: NDArray[np.float64]) -> Interval:
     return round(float(estimate), 6), round(float(low), 6), round(float(high), 6)
 
 
-def _whole_units(delta_BT: NDArray[np.float64]) -> dict[str, list[int]]:
+def whole_units(delta_BT: NDArray[np.float64]) -> dict[str, list[int]]:
+    """Each draw's difference in the metrics of `DRAWN`, in units of `DRAW_UNIT`."""
     differences = named_metrics(np.nan_to_num(delta_BT))
     return {name: [round(float(value) / DRAW_UNIT) for value in differences[name]] for name in DRAWN}
 

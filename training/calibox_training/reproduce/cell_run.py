@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from calibox_training.reproduce.raw import evaluate_raw
 from calibox_training.reproduce.results import Trained, write_text
 from calibox_training.run_checkpoints import LAST_CHECKPOINT
 from calibox_training.train import RunSettings, train
+from calibox_training.training_spec import Schedule
 
 CELL_FILE, TRAINED_FILE, RAW_FILE, STARTS_FILE = "cell.json", "trained.json", "raw.npz", "starts.json"
 START_FILE, LOCK_FILE = "start.ckpt", "lock"
@@ -52,20 +54,20 @@ class CellOrder(Part):
 
 def main() -> None:
     """Runs the cell of the folder on the command line."""
-    folder = Path(sys.argv[1])
+    run_alone(Path(sys.argv[1]), run_cell)
+
+
+def run_alone(folder: Path, work: Callable[[Path, CellOrder], object]) -> None:
+    """Does the work that the folder's `cell.json` asks for, on one thread of a CPU, unless another process does."""
     with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             sys.exit(f"another process works in {folder}: wait for it, or end it")
-        _run_alone(folder)
-
-
-def _run_alone(folder: Path) -> None:
-    order = CellOrder.model_validate_json((folder / CELL_FILE).read_bytes())
-    if order.accelerator == "cpu":
-        torch.set_num_threads(1)
-    run_cell(folder, order)
+        order = CellOrder.model_validate_json((folder / CELL_FILE).read_bytes())
+        if order.accelerator == "cpu":
+            torch.set_num_threads(1)
+        work(folder, order)
 
 
 def run_cell(folder: Path, order: CellOrder) -> Trained:
@@ -82,7 +84,7 @@ def run_cell(folder: Path, order: CellOrder) -> Trained:
 
 def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -> Trained:
     checkpoint = folder / "checkpoints" / LAST_CHECKPOINT
-    starts = _Starts(folder / STARTS_FILE, checkpoint)
+    starts = Starts(folder / STARTS_FILE, checkpoint)
     starts.begin()
     begun = checkpoint.exists()
     before = time.process_time()
@@ -90,9 +92,32 @@ def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -
         _train(folder, order, recipe, data)
     training_seconds, processor_seconds = starts.seconds(), time.process_time() - before
     milliseconds = evaluate_raw(load_checkpoint(checkpoint), data, folder / RAW_FILE, accelerator=order.accelerator)
-    batches = max(1, data.image_count("train") // recipe.schedule.batch_size)
-    images = batches * recipe.schedule.batch_size * recipe.schedule.epochs
-    trained = Trained(
+    trained = facts(
+        order,
+        recipe.schedule,
+        train_images=data.image_count("train"),
+        training_seconds=training_seconds,
+        cell_seconds=starts.seconds(),
+        processor_seconds=None if begun else processor_seconds,
+        milliseconds=milliseconds,
+    )
+    write_text(folder / TRAINED_FILE, trained.model_dump_json(indent=2))
+    return trained
+
+
+def facts(
+    order: CellOrder,
+    schedule: Schedule,
+    *,
+    train_images: int,
+    training_seconds: float,
+    cell_seconds: float,
+    processor_seconds: float | None,
+    milliseconds: float,
+) -> Trained:
+    """What is kept of a training that came to its end now."""
+    images = max(1, train_images // schedule.batch_size) * schedule.batch_size * schedule.epochs
+    return Trained(
         data=order.data,
         system=order.system,
         seed=order.seed,
@@ -101,17 +126,15 @@ def _trained(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -
         machine=machine_name(order.accelerator),
         torch=torch.__version__,
         accelerator=order.accelerator,
-        epochs=recipe.schedule.epochs,
+        epochs=schedule.epochs,
         images=images,
         training_seconds=round(training_seconds, 1),
-        cell_seconds=round(starts.seconds(), 1),
+        cell_seconds=round(cell_seconds, 1),
         images_per_second=round(images / training_seconds, 2),
-        processor_seconds=None if begun else round(processor_seconds, 1),
+        processor_seconds=None if processor_seconds is None else round(processor_seconds, 1),
         milliseconds_per_image=round(milliseconds, 2),
         finished=time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     )
-    write_text(folder / TRAINED_FILE, trained.model_dump_json(indent=2))
-    return trained
 
 
 def _train(folder: Path, order: CellOrder, recipe: Recipe, data: DataFolder) -> None:
@@ -139,7 +162,7 @@ def _shared_start(folder: Path, order: CellOrder, data: DataFolder) -> Path:
     return folder / START_FILE
 
 
-class _Starts:
+class Starts:
     """Seconds that a cell took, over all its processes: a killed one counts up to its last checkpoint."""
 
     def __init__(self, path: Path, checkpoint: Path) -> None:

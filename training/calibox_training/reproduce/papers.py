@@ -8,7 +8,7 @@ from calibox_training.reproduce.plan import PLANS, BudgetName, Cell, Plan, PlanE
 from calibox_training.reproduce.plots import draw_plots
 from calibox_training.reproduce.report import load_results, render
 from calibox_training.reproduce.results import write_text
-from calibox_training.reproduce.runner import Runner
+from calibox_training.reproduce.runner import PAPERS, Comparison, Runner
 from calibox_training.reproduce.tables import load_tables
 
 
@@ -35,19 +35,27 @@ def reproduce_papers(request: Request, *, report_only: bool, say: Callable[[str]
     plan = load_plan(request.budget, request.plan)
     cells = chosen(plan, request)
     if not report_only:
-        minutes = plan.budget.minutes if request.minutes is None else request.minutes
-        runner = Runner(
-            runs=request.runs,
-            output=request.output,
-            accelerator=plan.budget.accelerator,
-            processes=request.processes,
-            seconds=60 * minutes,
-            data=request.data,
-            say=say,
-        )
-        left = runner.run(cells)
-        say(f"{len(left)} cells have no finished run")
+        run_cells(plan, cells, request, PAPERS, say)
     say(f"wrote {write_report(plan, request)}")
+
+
+def run_cells(
+    plan: Plan, cells: Sequence[Cell], request: Request, comparison: Comparison, say: Callable[[str], None]
+) -> None:
+    """Runs what the budget allows and says how many cells are left."""
+    minutes = plan.budget.minutes if request.minutes is None else request.minutes
+    runner = Runner(
+        runs=request.runs,
+        output=request.output,
+        accelerator=plan.budget.accelerator,
+        processes=request.processes,
+        seconds=60 * minutes,
+        data=request.data,
+        say=say,
+        comparison=comparison,
+    )
+    left = runner.run(cells)
+    say(f"{len(left)} cells have no finished run")
 
 
 def write_report(plan: Plan, request: Request) -> Path:

@@ -69,6 +69,12 @@ class Cell:
         return parse_recipe(self.document, source=f"the recipe of {self.name}")
 
     @property
+    def data_name(self) -> str:
+        """Of the data set, where no folder is given for it."""
+        name: str = self.document["data"]["name"]
+        return name
+
+    @property
     def recipe_hash(self) -> str:
         """Of the document as written: new keys with defaults leave it as it is."""
         return document_hash(self.document)

@@ -1,8 +1,9 @@
 """`papers.md` from results: every row of its tables has its number of seeds, or says that it has no finished run."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from calibox_training.reproduce.tables import (
     mean_of,
 )
 
+Found = TypeVar("Found", bound=CellResult)
 NO_RUN = "no finished run"
 NON_INFERIORITY = -0.5  # points of AP50 that a ranking may cost, fixed before the runs
 SAME_WEIGHTS = ("AP", "AP50", "AP75", "AP90")
@@ -28,10 +30,23 @@ PROTOCOL = Path(__file__).parent / "protocol.md"
 
 def load_results(cells: Iterable[Cell], output: Path) -> dict[tuple[str, str], dict[int, CellResult]]:
     """Results of the plan's cells, of the plan's recipes only."""
-    found: dict[tuple[str, str], dict[int, CellResult]] = {}
+    return results_of(cells, lambda name: result_path(output, name), read_result)
+
+
+def results_of(
+    cells: Iterable[Cell], path_of: Callable[[str], Path], read: Callable[[Path], Found]
+) -> dict[tuple[str, str], dict[int, Found]]:
+    """Results of cells, of the plan's recipes only, by data set, system and seed.
+
+    Args:
+        cells: of the plan.
+        path_of: a result's place by the cell's name.
+        read: a result.
+    """
+    found: dict[tuple[str, str], dict[int, Found]] = {}
     for cell in cells:
-        path = result_path(output, cell.name)
-        if path.exists() and (result := read_result(path)).trained.recipe_hash == cell.recipe_hash:
+        path = path_of(cell.name)
+        if path.exists() and (result := read(path)).trained.recipe_hash == cell.recipe_hash:
             found.setdefault((cell.data, cell.system.name), {})[cell.seed] = result
     return found
 
@@ -41,42 +56,43 @@ def render(plan: Plan, budget: BudgetName, tables: Sequence[Table], results: Res
     endpoints = family(plan, tables, results)
     parts = [
         "# The papers' comparisons, reproduced at a small scale",
-        _facts(plan, budget, results),
+        facts("papers", plan, budget, results),
         "## What the figures say",
         "\n".join(_statements(plan, results, endpoints)),
         "## Protocol",
         PROTOCOL.read_text().strip(),
-        *(part for table in tables for part in _paper_table(table, results)),
+        *(part for table in tables for part in paper_table(table, results)),
         "## Design A: the same weights, ranked otherwise",
         "Points against ranking by p (`classification`).",
-        _markdown(*_same_weights(plan, results)),
+        markdown(*_same_weights(plan, results)),
         "## Primary endpoints",
-        _markdown(*_endpoint_rows(endpoints)),
+        markdown(*_endpoint_rows(endpoints)),
         "## Scores and boxes",
-        _markdown(*_score_rows(plan, results)),
+        markdown(*_score_rows(plan, results)),
         "## Speed",
         "Training with its start and last validation; network and post-processing (the reference in numpy) of one "
         "image. Other cells ran beside it.",
-        _markdown(*_speed_rows(plan, results)),
+        markdown(*_speed_rows(plan, results)),
         *(["## Pictures", "\n\n".join(f"![{name}]({name})" for name in plots)] if plots else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(plan: Plan, budget: BudgetName, results: Results) -> str:
+def facts(what: str, plan: Plan, budget: BudgetName, results: Results) -> str:
+    """Command, machine, dates and commits; ``what`` is the command's argument."""
     cells = list(plan.cells())
     trained = [result.trained for by_seed in results.values() for result in by_seed.values()]
     lines = [
-        f"`calibox reproduce papers --budget {budget}`: {len(trained)} of {len(cells)} cells have a finished run; "
+        f"`calibox reproduce {what} --budget {budget}`: {len(trained)} of {len(cells)} cells have a finished run; "
         f"{sum(t.cell_seconds for t in trained) / 3600:.1f} hours of training and evaluation, one cell after another."
     ]
     if trained:
         days = sorted(t.finished[:10] for t in trained)
         analysed = {result.analysed_by for by_seed in results.values() for result in by_seed.values()}
         lines.append(
-            f"{_listed(t.machine for t in trained)}, {_listed(t.accelerator for t in trained)}; torch "
-            f"{_listed(t.torch for t in trained)}; {days[0]} to {days[-1]}; trained at commit "
-            f"{_listed(t.commit[:12] for t in trained)}, analysed at {_listed(c[:12] for c in analysed)}."
+            f"{listed(t.machine for t in trained)}, {listed(t.accelerator for t in trained)}; torch "
+            f"{listed(t.torch for t in trained)}; {days[0]} to {days[-1]}; trained at commit "
+            f"{listed(t.commit[:12] for t in trained)}, analysed at {listed(c[:12] for c in analysed)}."
         )
     lines.append(
         "Small networks, small inputs and short schedules: compare gains with the papers', not absolute figures."
@@ -84,21 +100,22 @@ def _facts(plan: Plan, budget: BudgetName, results: Results) -> str:
     return "\n".join(lines)
 
 
-def _listed(values: Iterable[str]) -> str:
+def listed(values: Iterable[str]) -> str:
+    """Each once, sorted."""
     return ", ".join(sorted(set(values)))
 
 
 def _statements(plan: Plan, results: Results, endpoints: Sequence[Endpoint]) -> Iterator[str]:
     for one in endpoints:
         yield (
-            f"- {one.data}, {one.system} against {one.against}: d{one.metric} {_estimate(one.gain)} points, "
-            f"{_seeds(one.gain.seeds)}: {one.verdict}."
+            f"- {one.data}, {one.system} against {one.against}: d{one.metric} {estimate_text(one.gain)} points, "
+            f"{seeds_text(one.gain.seeds)}: {one.verdict}."
         )
     for data, system in _with_quality(plan, results):
         for control in CONTROLS:
-            measured = _against_p(results, data, system, control, "AP")
+            measured = against_p(results, data, system, control, "AP")
             word = "" if measured.estimate.excludes_zero else "not "
-            yield f"- {data}, {system}, control with {control} q: dAP {_estimate(measured)} points; {word}resolved."
+            yield f"- {data}, {system}, control with {control} q: dAP {estimate_text(measured)} points; {word}resolved."
     without = [
         f"{data} {system.name}"
         for system in plan.systems
@@ -109,7 +126,8 @@ def _statements(plan: Plan, results: Results, endpoints: Sequence[Endpoint]) -> 
         yield f"- Without a finished run: {', '.join(without)}."
 
 
-def _paper_table(table: Table, results: Results) -> Iterator[str]:
+def paper_table(table: Table, results: Results) -> Iterator[str]:
+    """A table of a paper with our figures beside the published ones, once for each data set."""
     yield f"## {table.title}"
     yield (
         f"Published: {table.paper}. Each cell: mean over seeds, and the gain over the row `{table.rows[0].label}` with "
@@ -118,7 +136,7 @@ def _paper_table(table: Table, results: Results) -> Iterator[str]:
     for data in table.data:
         header = ["row", "seeds", *(word for name in table.columns for word in (f"{name} here", f"{name} published"))]
         yield f"Here: {data}."
-        yield _markdown(header, [_paper_row(table, row, data, results) for row in table.rows])
+        yield markdown(header, [_paper_row(table, row, data, results) for row in table.rows])
 
 
 def _paper_row(table: Table, row: Row, data: str, results: Results) -> list[str]:
@@ -129,13 +147,13 @@ def _paper_row(table: Table, row: Row, data: str, results: Results) -> list[str]
         measured = gain(results, data, row, base, name)
         ours = f"{mean:.1f}" if count else "-"
         if count and row is not base:
-            ours += f", {_estimate(measured)}"
+            ours += f", {estimate_text(measured)}"
         published = row.published.get(name)
         theirs = "-" if published is None else f"{published:.1f}"
         if published is not None and name in base.published and row is not base:
             theirs += f", {published - base.published[name]:+.1f}"
         cells += [ours, theirs]
-    return [row.label, str(count) if count else NO_RUN, *cells]
+    return [row.label, str(count) if count else row.note or NO_RUN, *cells]
 
 
 def _with_quality(plan: Plan, results: Results) -> Iterator[tuple[str, str]]:
@@ -146,7 +164,8 @@ def _with_quality(plan: Plan, results: Results) -> Iterator[tuple[str, str]]:
                 yield data, system.name
 
 
-def _against_p(results: Results, data: str, system: str, ranking: str, name: str) -> Gain:
+def against_p(results: Results, data: str, system: str, ranking: str, name: str) -> Gain:
+    """A metric of a ranking minus that of `classification` with the same weights."""
     row, base = (Row(label=ranking, system=system, ranking=r) for r in (ranking, BASE))
     return gain(results, data, row, base, name)
 
@@ -157,9 +176,11 @@ def _same_weights(plan: Plan, results: Results) -> tuple[list[str], list[list[st
     for data, system in _with_quality(plan, results):
         own = next(iter(results[data, system].values())).own
         for ranking in dict.fromkeys(("product", own, *CONTROLS)):
-            gains = {name: _against_p(results, data, system, ranking, name) for name in SAME_WEIGHTS}
+            gains = {name: against_p(results, data, system, ranking, name) for name in SAME_WEIGHTS}
             safe = "yes" if gains["AP50"].estimate.low > NON_INFERIORITY else "not shown"
-            rows.append([data, system, ranking, str(gains["AP"].seeds), *(_estimate(g) for g in gains.values()), safe])
+            rows.append(
+                [data, system, ranking, str(gains["AP"].seeds), *(estimate_text(g) for g in gains.values()), safe]
+            )
         rows.append(_chosen_row(data, system, list(results[data, system].values())))
     return header, rows
 
@@ -189,7 +210,7 @@ def _endpoint_rows(endpoints: Sequence[Endpoint]) -> tuple[list[str], list[list[
             one.against,
             f"d{one.metric}",
             str(one.gain.seeds),
-            _estimate(one.gain),
+            estimate_text(one.gain),
             one.gain.kind,
             _number(one.adjusted_p, 3),
             _number(one.sign_flip, 3),
@@ -231,12 +252,14 @@ def _speed_rows(plan: Plan, results: Results) -> tuple[list[str], list[list[str]
     return header, rows
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _estimate(measured: Gain) -> str:
+def estimate_text(measured: Gain) -> str:
+    """A gain in points with its interval."""
     estimate = measured.estimate
     return _figures(estimate.mean, estimate.low, estimate.high)
 
@@ -257,5 +280,6 @@ def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _seeds(count: int) -> str:
+def seeds_text(count: int) -> str:
+    """How many, in words."""
     return "one seed" if count == 1 else f"{count} seeds"

@@ -1,6 +1,7 @@
 """The result of one cell: a small JSON from which the report is made, also where there are no runs."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ METRICS = {"AP": None, "AP50": 0, "AP60": 2, "AP70": 4, "AP75": 5, "AP80": 6, "A
 DRAWN = ("AP", "AP50", "AP75", "AP90")  # metrics whose single draws are kept
 DRAW_UNIT = 1e-5  # of AP, 0..1: a thousandth of a point
 Interval = tuple[float, float, float]  # estimate, 2.5 % and 97.5 % percentiles
+
+
+Form = TypeVar("Form", bound=Part)
 
 
 class ResultError(CaliboxError):
@@ -88,6 +92,11 @@ class CellResult(Part):
         description="Mean score, mean IoU, detections in ten bins of the score, by ranking."
     )
 
+    @property
+    def headline(self) -> float:
+        """AP of the recipe's own ranking, 0..1; 0 where there is none."""
+        return self.rankings[self.own].metrics["AP"] or 0.0
+
 
 def result_path(output: Path, name: str) -> Path:
     """Where a cell's result lies."""
@@ -95,13 +104,18 @@ def result_path(output: Path, name: str) -> Path:
 
 
 def read_result(path: Path) -> CellResult:
-    """A stored result.
+    """A stored result; see `read_as`."""
+    return read_as(path, CellResult)
+
+
+def read_as(path: Path, form: type[Form]) -> Form:
+    """A stored result of this form.
 
     Raises:
         ResultError: not readable, or of another form.
     """
     try:
-        return CellResult.model_validate_json(path.read_bytes())
+        return form.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise ResultError(

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from calibox_core.errors import CaliboxError
 from calibox_training.reproduce.cell_run import CELL_FILE, TRAINED_FILE, CellOrder
 from calibox_training.reproduce.plan import Cell
-from calibox_training.reproduce.results import CellResult, read_result, result_path, write_text
+from calibox_training.reproduce.results import Trained, read_result, result_path, write_text
 from calibox_training.run_checkpoints import LAST_CHECKPOINT
 
 POLL_SECONDS = 0.5
@@ -25,6 +26,37 @@ GRACE_SECONDS = 10.0  # for a process to end after SIGTERM
 
 class RunnerError(CaliboxError):
     """A plan cannot go on; the text names the folder and what to do."""
+
+
+class Result(Protocol):
+    """What is read here of a cell's result."""
+
+    @property
+    def trained(self) -> Trained:
+        """Facts."""
+        ...
+
+    @property
+    def analysis_seconds(self) -> float:
+        """After the training."""
+        ...
+
+    @property
+    def headline(self) -> float:
+        """AP 0..1, for the line that says a cell is finished."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A kind of cells: the module that runs one in its folder, and where and how results are stored."""
+
+    module: str
+    result_path: Callable[[Path, str], Path]  # output folder and name of the cell
+    read: Callable[[Path], Result]
+
+
+PAPERS = Comparison(module="calibox_training.reproduce.cell_run", result_path=result_path, read=read_result)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +71,7 @@ class Runner:
         seconds: budget from now on.
         data: folder of a data set where it is not found by its name.
         say: one line of progress.
+        comparison: what the cells are of.
     """
 
     runs: Path
@@ -48,6 +81,7 @@ class Runner:
     seconds: float
     data: dict[str, str]
     say: Callable[[str], None]
+    comparison: Comparison = PAPERS
     running: dict[str, tuple[Cell, "subprocess.Popen[bytes]"]] = field(default_factory=dict)
     measured: list[tuple[Cell, float]] = field(default_factory=list)  # finished cells and their seconds
 
@@ -82,9 +116,12 @@ class Runner:
             time.sleep(POLL_SECONDS)
 
     def _unfinished(self, cells: Sequence[Cell]) -> list[Cell]:
-        found = [(cell, finished(cell, self.output, self.runs)) for cell in cells]
+        found = [(cell, self._finished(cell)) for cell in cells]
         self.measured = [(cell, _seconds(result)) for cell, result in found if result is not None]
         return [cell for cell, result in found if result is None]
+
+    def _finished(self, cell: Cell) -> Result | None:
+        return finished(cell, self.output, self.runs, self.comparison)
 
     def _lost_sources(self, waiting: Sequence[Cell], cells: Sequence[Cell]) -> list[Cell]:
         """Finished cells whose weights are not here, but wanted by others."""
@@ -110,7 +147,7 @@ class Runner:
         environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if self.accelerator == "cpu" else {})}
         with (folder / "log.txt").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "calibox_training.reproduce.cell_run", str(folder)],
+                [sys.executable, "-m", self.comparison.module, str(folder)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -128,10 +165,10 @@ class Runner:
             recipe=cell.document,
             base=cell.base,
             recipe_hash=cell.recipe_hash,
-            folder=self.data.get(cell.data, cell.recipe.data.name),
+            folder=self.data.get(cell.data, cell.data_name),
             accelerator=self.accelerator,
             start_from=None if source is None else str(source / "checkpoints" / LAST_CHECKPOINT),
-            result=str(result_path(self.output, cell.name)),
+            result=str(self.comparison.result_path(self.output, cell.name)),
         )
 
     def _collect(self) -> None:
@@ -139,12 +176,13 @@ class Runner:
             if process.poll() is None:
                 continue
             del self.running[name]
-            result = finished(cell, self.output, self.runs)
+            result = self._finished(cell)
             if process.returncode == 0 and result is not None:
                 self.measured.append((cell, _seconds(result)))
-                ap, seconds = result.rankings[result.own].metrics["AP"] or 0.0, result.trained.cell_seconds
+                seconds = result.trained.cell_seconds
                 self.say(
-                    f"{name}: AP {ap:.4f}, trained in {seconds:.0f} s, analysed in {result.analysis_seconds:.0f} s"
+                    f"{name}: AP {result.headline:.4f}, trained in {seconds:.0f} s, "
+                    f"analysed in {result.analysis_seconds:.0f} s"
                 )
             else:
                 log = cell.folder(self.runs) / "log.txt"
@@ -165,15 +203,15 @@ class Runner:
         self.running.clear()
 
 
-def finished(cell: Cell, output: Path, runs: Path) -> CellResult | None:
+def finished(cell: Cell, output: Path, runs: Path, comparison: Comparison = PAPERS) -> Result | None:
     """Result of a cell, None where it has none of this recipe.
 
     Raises:
         RunnerError: its folder holds a training of another recipe.
     """
-    path = result_path(output, cell.name)
+    path = comparison.result_path(output, cell.name)
     if path.exists():
-        result = read_result(path)
+        result = comparison.read(path)
         if result.trained.recipe_hash == cell.recipe_hash:
             return result
     begun = cell.folder(runs) / CELL_FILE
@@ -206,7 +244,7 @@ def expected_seconds(cell: Cell, measured: Sequence[tuple[Cell, float]]) -> floa
     return sum(seconds for _, seconds in nearest) / max(1, len(nearest))
 
 
-def _seconds(result: CellResult) -> float:
+def _seconds(result: Result) -> float:
     return result.trained.cell_seconds + result.analysis_seconds
 
 

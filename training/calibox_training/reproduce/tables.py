@@ -27,6 +27,7 @@ class Row(Part):
     ranking: str
     against: str | None = Field(default=None, description="Label of the row that the gain is measured from.")
     published: dict[str, float] = Field(default_factory=dict, description="Points.")
+    note: str = Field(default="", description="Why no system of the plan stands for the row.")
 
 
 class Table(Part):

@@ -12,6 +12,7 @@ from calibox_client.options import (
     FusionOption,
     IouThresholdOption,
     ModelOption,
+    RefineOption,
     ServerOption,
     SigmaOption,
     TimeoutMsOption,
@@ -73,6 +74,7 @@ def evaluate(
     iou_threshold: IouThresholdOption = None,
     max_detections: MaxDetectionsOption = None,
     classes: ClassesOption = None,
+    refine: RefineOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
     timeout_ms: TimeoutMsOption = None,
@@ -90,7 +92,7 @@ def evaluate(
 
     fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
-    others = {"max_detections": max_detections, "classes": classes, "timeout_ms": timeout_ms}
+    others = {"max_detections": max_detections, "classes": classes, "refine": refine, "timeout_ms": timeout_ms}
     evaluation = Evaluation(
         server=server,
         source=open_source(images, annotations, data, split, layout),

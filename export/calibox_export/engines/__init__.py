@@ -1,0 +1,1 @@
+"""Engines from a bundle, for the runtimes of one machine, each measured before it is kept."""

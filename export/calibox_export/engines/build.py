@@ -1,0 +1,122 @@
+"""`calibox build`: an engine for this machine beside a bundle's ONNX file, kept only if it answers as well."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from calibox_core import __version__
+from calibox_core.bundle import MODEL_FILE, Bundle
+from calibox_core.dataset import DataFolder, Split
+from calibox_core.engines import (
+    Accuracy,
+    BuiltEngine,
+    EngineError,
+    EngineRecord,
+    Precision,
+    Runtime,
+    engine_folder,
+    new_engine,
+    write_record,
+)
+from calibox_export.engines.accuracy import compare, measure, own_setting, placed_images
+from calibox_export.engines.openvino_ir import (
+    IR_FILE,
+    NEEDS,
+    check_capabilities,
+    import_openvino,
+    open_ir,
+    quantise_ir,
+    write_ir,
+)
+from calibox_export.parity import Arrays, graph_feeds, open_graph
+
+GUARDED = ("AP", "AP75")  # neither may fall by more than the limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOrder:
+    """What to build, and on which data to prove it."""
+
+    precision: Precision
+    folder: DataFolder | None = None  # its val split is measured; int8 takes its ranges from the train split
+    dataset: str = ""  # how the record names it
+    limit: float = 0.5  # points of AP and AP75 that may be lost
+    force: bool = False  # keep it all the same
+    calibration_images: int = 100
+
+
+def build_openvino(bundle: Bundle, order: BuildOrder) -> BuiltEngine:
+    """Writes ``engines/openvino/<precision>``, whole or not at all; an older one is replaced.
+
+    Raises:
+        EngineError: OpenVINO or NNCF is missing, the CPU lacks the arithmetic, a lower precision has no data to be
+            proven on, or it loses more than the limit.
+        DatasetError: the data cannot be read.
+    """
+    precision = order.precision
+    if precision != "fp32" and order.folder is None:
+        raise EngineError(
+            f"an engine in {precision} is kept only after it was measured: name a data set with --data, in the layout "
+            "that the model was trained on"
+        )
+    check_capabilities(precision)
+    destination = engine_folder(bundle.folder, "openvino", precision)
+    with new_engine(destination) as scratch:
+        write_ir(bundle.model_path, scratch)
+        if precision == "int8":
+            quantise_ir(scratch, _calibration_feeds(bundle, order))
+        accuracy = _measured(bundle, order, scratch / IR_FILE)
+        _check_loss(accuracy, order)
+        record = EngineRecord(
+            runtime="openvino",
+            precision=precision,
+            runtime_version=import_openvino().__version__.split("-")[0],
+            needs=NEEDS[precision],
+            model_sha256=bundle.manifest.files[MODEL_FILE],
+            files={},
+            calibox_version=__version__,
+            created=datetime.now(UTC).replace(microsecond=0),
+            accuracy=accuracy,
+        )
+        record = write_record(scratch, record)
+    return BuiltEngine(destination, record)
+
+
+BUILDERS: dict[Runtime, Callable[[Bundle, BuildOrder], BuiltEngine]] = {"openvino": build_openvino}
+
+
+def _calibration_feeds(bundle: Bundle, order: BuildOrder) -> Iterator[Arrays]:
+    assert order.folder is not None  # seen before anything was built
+    for image in placed_images(order.folder, "train", bundle.manifest, most=order.calibration_images):
+        yield graph_feeds(image.pixels[None], [own_setting(bundle.manifest)])
+
+
+def _measured(bundle: Bundle, order: BuildOrder, engine: Path) -> Accuracy | None:
+    if order.folder is None:
+        return None
+    split: Split = "val"
+    reference, lower = (
+        measure(graph, bundle.manifest, order.folder, split)
+        for graph in (open_graph(bundle.model_path), open_ir(engine, order.precision))
+    )
+    return compare(reference, lower, dataset=f"{order.dataset} {split}")
+
+
+def points_lost(accuracy: Accuracy) -> dict[str, float]:
+    """Points of the guarded metrics that an engine is below the ONNX file; negative where it is above."""
+    pairs = {name: (accuracy.reference[name], accuracy.engine[name]) for name in GUARDED}
+    return {name: (a - b) * 100 for name, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def _check_loss(accuracy: Accuracy | None, order: BuildOrder) -> None:
+    """Raises EngineError where too much is lost and nobody said that it may be."""
+    if accuracy is None or order.force:
+        return
+    lost = {name: points for name, points in points_lost(accuracy).items() if points > order.limit}
+    if lost:
+        said = ", ".join(f"{points:.2f} points of {name}" for name, points in lost.items())
+        raise EngineError(
+            f"in {order.precision} the model loses {said} on {accuracy.dataset} ({accuracy.images} images), more than "
+            f"the limit of {order.limit:g}: nothing was written; keep it all the same with --force, or raise --limit"
+        )

@@ -1,0 +1,79 @@
+"""`calibox build`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from calibox_core.cli import require_extra
+
+if TYPE_CHECKING:
+    from calibox_core.engines import Accuracy, BuiltEngine
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, <models>/<name>/<version>.")],
+    engine: Annotated[Literal["openvino"], typer.Option(help="Runtime to build for.")] = "openvino",
+    precision: Annotated[
+        Literal["fp32", "bf16", "int8"], typer.Option(help="Of the arithmetic; below fp32 it is measured first.")
+    ] = "fp32",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set that proves it: a folder in the layout of the recipe, or a name below CALIBOX_DATA. Its "
+            "val split is measured; int8 takes its ranges from the train split. The bundle's own below fp32."
+        ),
+    ] = None,
+    limit: Annotated[float, typer.Option(min=0, help="Points of AP and of AP75 that it may lose.")] = 0.5,
+    force: Annotated[bool, typer.Option("--force", help="Keep it whatever it loses.")] = False,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Images that int8 takes its ranges from.")] = 100,
+) -> None:
+    """Build an engine for this machine into the bundle's folder engines/, and measure what its precision costs."""
+    require_extra("build", "export", "onnx", "cv2", "simplejpeg", "pycocotools")
+    require_extra("build", "cpu", "onnxruntime")
+    from calibox_core.bundle import read_bundle
+    from calibox_core.layouts import layout_of_recipe, open_dataset
+    from calibox_export.engines.build import BUILDERS, BuildOrder
+
+    whole = read_bundle(bundle)
+    name = data or (whole.manifest.dataset.name if precision != "fp32" else None)
+    folder = open_dataset(name, layout_of_recipe(whole.manifest.provenance.recipe)) if name else None
+    order = BuildOrder(
+        precision=precision,
+        folder=folder,
+        dataset=name or "",
+        limit=limit,
+        force=force,
+        calibration_images=calibration_images,
+    )
+    _show(BUILDERS[engine](whole, order))
+
+
+def _show(built: "BuiltEngine") -> None:
+    typer.echo(f"{built.folder}: {built.title}, by version {built.record.runtime_version}")
+    accuracy = built.record.accuracy
+    if accuracy is None:
+        typer.echo("its accuracy was not measured: name a data set with --data")
+        return
+    _show_accuracy(accuracy)
+
+
+def _show_accuracy(accuracy: "Accuracy") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{accuracy.dataset}, {accuracy.images} images", box=box.SIMPLE)
+    for column in ("", "ONNX fp32", "engine", "difference"):
+        table.add_column(column, justify="right")
+    for name, reference in accuracy.reference.items():
+        engine = accuracy.engine[name]
+        if reference is not None and engine is not None:
+            table.add_row(name, f"{reference:.4f}", f"{engine:.4f}", f"{engine - reference:+.4f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"scores of paired detections differ by {accuracy.score_drift:.4f} on average and "
+        f"{accuracy.score_drift_max:.4f} at most, boxes by {accuracy.box_drift:.2f} px; "
+        f"{accuracy.unpaired:.1%} of the detections have no partner"
+    )

@@ -1,0 +1,151 @@
+"""Which engine serves a bundle: the one that was asked for, or the fastest that works here.
+
+`auto` runs every engine at hand for a moment, as many runs side by side as the server would, and keeps what it measured
+in a small file, so that the next start need not measure again.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from calibox_core.bundle import MODEL_FILE, Bundle
+from calibox_core.engines import BuiltEngine, EngineError, find_engines, read_engine
+from calibox_core.manifest import Manifest
+from calibox_server.choice_cache import ChoiceCache, default_cache
+from calibox_server.engine import Engine, example_batch, warm_up
+from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
+from calibox_server.openvino_engine import OpenVinoEngine
+from calibox_server.settings import Settings
+
+log = structlog.get_logger()
+
+MEASURED_SECONDS = 1.0  # per engine; a detector of 100 ms runs ten times or more
+# A built engine must beat the ONNX file by this much: the measurement is short, and that file is what was exported.
+CLEARLY_FASTER = 1.05
+
+Rates = Mapping[str, float]  # images per second by the name of an engine
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOpener:
+    """Opens engines for bundles as the settings ask.
+
+    Raises:
+        EngineError: an engine that was asked for by name cannot be used, and `engine_fallback` is off.
+        BundleError: the ONNX file itself cannot be used.
+    """
+
+    settings: Settings
+    cache: ChoiceCache | None = None  # of `auto`'s measurements; the user's where None
+
+    def __call__(self, bundle: Bundle) -> Engine:
+        """The engine of the settings."""
+        if self.settings.engine == "onnxruntime":
+            return self._onnxruntime(bundle)
+        if self.settings.engine == "auto":
+            return self._fastest(bundle)
+        try:
+            return self._asked_for(bundle)
+        except EngineError as error:
+            if not self.settings.engine_fallback:
+                raise
+            log.warning("engine_fallback", model=bundle.manifest.name, engine="onnxruntime", reason=str(error))
+            return self._onnxruntime(bundle)
+
+    def _onnxruntime(self, bundle: Bundle) -> Engine:
+        asked = self.settings
+        return OnnxRuntimeEngine(
+            bundle,
+            instances=asked.engine_instances,
+            intra_op_threads=asked.intra_op_threads,
+            max_batch=asked.max_batch,
+        )
+
+    def _built(self, built: BuiltEngine) -> Engine:
+        asked = self.settings
+        return OpenVinoEngine(
+            built,
+            instances=asked.engine_instances,
+            intra_op_threads=asked.intra_op_threads,
+            max_batch=asked.max_batch,
+        )
+
+    def _asked_for(self, bundle: Bundle) -> Engine:
+        """The engine of the runtime and precision that were named; the fastest where several are meant."""
+        wanted = self.settings.engine
+        found = [built for built in self._records(bundle, strict=True) if built.record.runtime == wanted]
+        if not found:
+            raise EngineError(
+                f"{bundle.folder} has no engine for {wanted} in precision {self.settings.precision}: build one with "
+                f"`calibox build {bundle.folder} --engine {wanted}`"
+            )
+        engines = [self._built(built) for built in found]
+        return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
+
+    def _fastest(self, bundle: Bundle) -> Engine:
+        engines = [self._onnxruntime(bundle)]
+        for built in self._records(bundle, strict=False):
+            try:
+                engines.append(self._built(built))
+            except EngineError as error:
+                log.warning("engine_unusable", model=bundle.manifest.name, engine=built.title, reason=str(error))
+        return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
+
+    def _records(self, bundle: Bundle, *, strict: bool) -> Iterator[BuiltEngine]:
+        for folder in find_engines(bundle):
+            if self.settings.precision not in ("auto", folder.name):
+                continue
+            try:
+                yield read_engine(bundle, folder)
+            except EngineError as error:
+                if strict:
+                    raise
+                log.warning("engine_unusable", model=bundle.manifest.name, engine=str(folder), reason=str(error))
+
+    def _choose(self, bundle: Bundle, engines: Sequence[Engine]) -> Engine:
+        cache = self.cache or default_cache()
+        asked = self.settings
+        key = (bundle.manifest.files[MODEL_FILE], asked.engine_instances, asked.intra_op_threads, asked.max_batch)
+        names = [engine.name for engine in engines]
+        rates = cache.read(key, names)
+        known = rates is not None
+        if rates is None:
+            rates = {engine.name: images_per_second(engine, bundle.manifest) for engine in engines}
+            cache.write(key, rates)
+        chosen = best(rates, first=names[0])
+        shown = {name: round(rate, 1) for name, rate in rates.items()}
+        log.info("engine_chosen", model=bundle.manifest.name, engine=chosen, images_per_second=shown, remembered=known)
+        return engines[names.index(chosen)]
+
+
+def best(rates: Rates, *, first: str) -> str:
+    """The name of the fastest; ``first`` unless another is clearly faster."""
+    fastest = max(rates, key=lambda name: rates[name])
+    return fastest if rates[fastest] > CLEARLY_FASTER * rates[first] else first
+
+
+def images_per_second(
+    engine: Engine,
+    manifest: Manifest,
+    *,
+    seconds: float = MEASURED_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Of as many runs side by side as the engine takes, each of its largest batch."""
+    warm_up(engine, manifest)
+    batch = example_batch(manifest, engine.max_batch)
+    start = clock()
+
+    def work(_: int) -> int:
+        images = 0
+        while not images or clock() - start < seconds:
+            engine.run(batch)
+            images += engine.max_batch
+        return images
+
+    with ThreadPoolExecutor(engine.in_flight) as pool:
+        images = sum(pool.map(work, range(engine.in_flight)))
+    return images / (clock() - start)

@@ -1,0 +1,97 @@
+"""OpenVINO on the CPU: one compiled model, a stream for each run that may proceed beside others."""
+
+import queue
+from typing import Any
+
+import numpy as np
+
+from calibox_core.engines import BuiltEngine, EngineError
+from calibox_server.engine import EngineInput, EngineOutput
+from calibox_server.onnxruntime_engine import CPU_MAX_BATCH
+
+IR_FILE = "model.xml"
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """Runs an engine that `calibox build` made of a bundle.
+
+    Args:
+        built: its folder and record, checked against the bundle.
+        instances: runs side by side, each in a stream of its own; they share the weights.
+        intra_op_threads: threads inside each run.
+        max_batch: most images in one run; None for one. One is compiled for that size alone, which is faster
+            (docs/results/engines.md).
+
+    Raises:
+        EngineError: OpenVINO is missing, older than what built the engine, or this CPU lacks what the engine needs.
+    """
+
+    def __init__(
+        self, built: BuiltEngine, *, instances: int = 1, intra_op_threads: int = 1, max_batch: int | None = None
+    ) -> None:
+        ov = _import_openvino()
+        core = ov.Core()
+        version = ov.__version__.split("-")[0]
+        check_fits(built, version=version, capabilities=core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        self.max_batch = max_batch or CPU_MAX_BATCH
+        model = core.read_model(built.folder / IR_FILE)
+        if self.max_batch == 1:
+            model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[built.record.precision],
+                "NUM_STREAMS": instances,
+                "INFERENCE_NUM_THREADS": instances * intra_op_threads,
+                "ENABLE_CPU_PINNING": False,  # decoding and serving share the cores
+            },
+        )
+        self._inputs = [port.any_name for port in compiled.inputs]  # what the graph does not read is left out
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(instances):
+            self._requests.put(compiled.create_infer_request())
+        self.name = f"openvino {version} {built.record.precision} (CPU)"
+        self.instances = self.in_flight = instances
+
+    def run(self, batch: EngineInput) -> EngineOutput:
+        """Detections of one batch."""
+        request = self._requests.get()
+        try:
+            found = request.infer({name: getattr(batch, name) for name in self._inputs}, share_inputs=True)
+            return EngineOutput(*(np.array(found[name]) for name in EngineOutput._fields))
+        finally:
+            self._requests.put(request)
+
+
+def check_fits(built: BuiltEngine, *, version: str, capabilities: list[str]) -> None:
+    """Whether this runtime on this CPU can run the engine as it was meant.
+
+    Raises:
+        EngineError: one sentence with what to do.
+    """
+    record = built.record
+    mend = f"build it again on this machine with `calibox build`, into {built.folder}"
+    if _numbers(version) < _numbers(record.runtime_version):
+        raise EngineError(
+            f"{built.folder} was built by OpenVINO {record.runtime_version}, and {version} is installed: raise it, "
+            f"or {mend}"
+        )
+    lacking = [need for need in record.needs if need not in capabilities]
+    if lacking:
+        raise EngineError(f"{built.folder} needs {', '.join(lacking)} arithmetic, which this CPU does not have: {mend}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"OpenVINO cannot be imported ({error}); install it with: pip install 'calibox[openvino]'"
+        ) from error
+    return openvino

@@ -1,0 +1,60 @@
+// CalibratedNMS as a TensorRT plugin: what TensorRT asks for, answered from the attributes and the kernels' C interface.
+//
+// Inputs: boxes [B, A, 4], p [B, A, C], q [B, A, 1] or [B, A, C] (float32 or float16, p and q alike), fusion [B, 3],
+// score_threshold [B], iou_threshold [B] (float32). Outputs: the ten of `calibox_export.calibrated_nms.OUTPUTS`, int32
+// and float32, of fixed rows.
+#pragma once
+
+#include "attributes.h"
+
+namespace calibox {
+
+constexpr char const* plugin_name = "CalibratedNMS";
+constexpr char const* plugin_version = "1";
+constexpr char const* plugin_namespace = "calibox";
+
+class CalibratedNmsPlugin final : public nvinfer1::IPluginV3,
+                                  public nvinfer1::IPluginV3OneCore,
+                                  public nvinfer1::IPluginV3OneBuild,
+                                  public nvinfer1::IPluginV3OneRuntime {
+   public:
+    explicit CalibratedNmsPlugin(Attributes attributes);
+
+    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
+    nvinfer1::IPluginV3* clone() noexcept override;
+
+    nvinfer1::AsciiChar const* getPluginName() const noexcept override { return plugin_name; }
+    nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return plugin_version; }
+    nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return plugin_namespace; }
+
+    std::int32_t getNbOutputs() const noexcept override;
+    std::int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, std::int32_t inputs,
+                                 nvinfer1::DynamicPluginTensorDesc const* out, std::int32_t outputs) noexcept override;
+    std::int32_t getOutputDataTypes(nvinfer1::DataType* types, std::int32_t outputs, nvinfer1::DataType const* in,
+                                    std::int32_t inputs) const noexcept override;
+    std::int32_t getOutputShapes(nvinfer1::DimsExprs const* in, std::int32_t inputs, nvinfer1::DimsExprs const*,
+                                 std::int32_t, nvinfer1::DimsExprs* out, std::int32_t outputs,
+                                 nvinfer1::IExprBuilder& builder) noexcept override;
+    bool supportsFormatCombination(std::int32_t place, nvinfer1::DynamicPluginTensorDesc const* tensors,
+                                   std::int32_t inputs, std::int32_t outputs) noexcept override;
+    std::size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* in, std::int32_t inputs,
+                                 nvinfer1::DynamicPluginTensorDesc const*, std::int32_t) const noexcept override;
+
+    std::int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, std::int32_t inputs,
+                               nvinfer1::PluginTensorDesc const* out, std::int32_t outputs) noexcept override;
+    std::int32_t enqueue(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out,
+                         void const* const* inputs, void* const* outputs, void* workspace,
+                         cudaStream_t stream) noexcept override;
+    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override;
+    nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
+
+   private:
+    Attributes attributes_;
+    std::vector<nvinfer1::PluginField> fields_;
+    nvinfer1::PluginFieldCollection collection_{};
+};
+
+// Logs through TensorRT's logger where one was given, else not at all.
+void log_error(std::string const& sentence) noexcept;
+
+}  // namespace calibox
