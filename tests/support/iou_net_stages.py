@@ -56,11 +56,11 @@ def random_maps(images: int, *, seed: int = 0) -> list[Tensor]:
 
 
 def random_boxes(images: int, count: int, *, seed: int = 0) -> Tensor:
-    """Inside the image, with sides of 8 to 600 pixels before they are cut; some touch its border."""
+    """Inside the image, with sides of 8 to 1190 pixels before they are cut; some touch its border."""
     generator = torch.Generator().manual_seed(seed)
     height, width = SIZE
     centre = torch.rand(images, count, 2, generator=generator) * torch.tensor([width, height])
-    half = torch.exp(torch.rand(images, count, 2, generator=generator) * 4.3) * 4
+    half = torch.exp(torch.rand(images, count, 2, generator=generator) * 5) * 4
     limit = torch.tensor([width, height] * 2)
     return torch.cat([centre - half, centre + half], dim=2).clamp(min=0).minimum(limit)
 

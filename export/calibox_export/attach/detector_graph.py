@@ -226,13 +226,12 @@ def _scores_of_columns(spec: ForeignSpec, numbers: Sequence[int]) -> list[str]:
 
 def _best_rows(rows: int) -> list[str]:
     """Into ``boxes`` and ``p``: the K rows with the best score of a class, ties to the first; NaN counts as nothing."""
-    classes = "p_classes = Shape <start = 2, end = 3> (all_p)"
     return [
         f"kept = Constant <value_ints = [{rows}]> ()",
         "four = Constant <value_ints = [4]> ()",
         "third_axis = Constant <value_ints = [2]> ()",
         "images_here = Shape <start = 0, end = 1> (inside)",
-        classes,
+        "p_classes = Shape <start = 2, end = 3> (all_p)",
         "no_boxes_shape = Concat <axis = 0> (images_here, kept, four)",
         "no_p_shape = Concat <axis = 0> (images_here, kept, p_classes)",
         "no_boxes = Expand(nothing, no_boxes_shape)",

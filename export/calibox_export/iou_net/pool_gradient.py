@@ -1,8 +1,8 @@
 """The gradient of Precise RoI pooling by its RoIs as an ONNX model-local function, standard operators only.
 
 Equal to the gradient of `calibox_training.iou_net.prroi_pool` by its RoIs: closed forms (`bin_weight_slopes` there).
-Its first half is that of `PrRoIPool`, word for word, so that a runtime which removes common subexpressions computes it
-once for both.
+Its first half is that of `PrRoIPool`, word for word. ONNX Runtime 1.31 computes it twice all the same: it takes the
+constants of the two bodies for different ones.
 
 Letters: B images, F features, H x W pixels, K RoIs per image, P x Q bins.
 """

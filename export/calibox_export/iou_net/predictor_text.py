@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import TensorProto, numpy_helper, printer
+from onnx import numpy_helper, printer
 
 from calibox_export.iou_net.pool_gradient import prroi_pool_grad_node
 from calibox_export.prroi_pool import prroi_pool_node
@@ -79,28 +79,31 @@ class PredictorGraph:
 
     def constants(self) -> str:
         """What the other texts name."""
-        # No box is as large as the last area: the list is never empty, and a runtime meets no empty tensor.
-        areas = ", ".join(repr(area) for area in (*self.least_areas, 1e30))
-        places = "".join(f"\n  map_number_{n} = Constant <value_int = {n}> ()" for n in self.reached)
+        # No box is as large as the last area, so that every map has one behind it.
+        areas = enumerate((*self.least_areas, 1e30), start=1)
+        least = "".join(f"\n  least_area_{n} = Constant <value_float = {area!r}> ()" for n, area in areas)
         return f"""
   zero = Constant <value_float = 0.0> ()
   one = Constant <value_float = 1.0> ()
   half = Constant <value_float = 0.5> ()
   last = Constant <value_ints = [-1]> ()
   numbers_shape = Constant <value_ints = [-1, {self.numbers}]> ()
-  box_parts = Constant <value_ints = [2, 2]> ()
-  least_areas = Constant <value_floats = [{areas}]> (){places}"""
+  box_parts = Constant <value_ints = [2, 2]> (){least}"""
 
     def map_of(self, boxes: str) -> str:
-        """Into ``box_map``, int64 ``[B, R, 1]``: the map that each box is pooled from; NaN belongs to the finest."""
+        """Into ``here_0``, ...: bool ``[B, R, 1]``, whether a box is pooled from this map; NaN is from the finest."""
+        # A box reaches the areas in turn: it is on the map of the last one that it reaches.
+        at_least = "".join(
+            f"\n  at_least_{n} = GreaterOrEqual(area, least_area_{n})" for n in range(1, len(self.reached) + 1)
+        )
+        others = "".join(f"\n  here_{n} = Xor(at_least_{n}, at_least_{n + 1})" for n in self.reached[1:])
         return f"""
   low, high = Split <axis = 2> ({boxes}, box_parts)
   sides_any = Sub(high, low)
   sides = Relu(sides_any)
-  area = ReduceProd <keepdims = 1> (sides, last)
-  reached = GreaterOrEqual(area, least_areas)
-  reached_int = Cast <to = {TensorProto.INT64}> (reached)
-  box_map = ReduceSum <keepdims = 1> (reached_int, last)"""
+  box_width, box_height = Split <axis = 2, num_outputs = 2> (sides)
+  area = Mul(box_width, box_height){at_least}
+  here_0 = Not(at_least_1){others}"""
 
     def pool(self, boxes: str, chosen: str = "") -> str:
         """Into ``numbers``, ``[B * R, Z]``: the boxes, each pooled from its map.
@@ -115,7 +118,6 @@ class PredictorGraph:
             mask = f"And(here_{n}, {chosen})" if chosen else f"Identity(here_{n})"
             node = prroi_pool_node(f"map_{n}", f"rois_{n}", f"pooled_{n}", **self._pooling(n))
             text += f"""
-  here_{n} = Equal(box_map, map_number_{n})
   taken_{n} = {mask}
   rois_{n} = Where(taken_{n}, {boxes}, zero)
   {printer.to_text(node)}"""

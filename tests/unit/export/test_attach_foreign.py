@@ -114,6 +114,34 @@ def test_the_best_rows_are_passed_on(folder: CocoFolder) -> None:
         np.testing.assert_allclose(p[0, 2:], np.zeros((max(0, rows - 2), 2)))
 
 
+def test_a_weight_that_a_branch_reads_is_found_there(folder: CocoFolder) -> None:
+    """As in torchvision's exports, whose suppression is a branch; here the limit is such a weight."""
+    model = ColourDetector().model()
+    nodes = list(model.graph.node)
+    position = next(n for n, node in enumerate(nodes) if list(node.output) == ["limit"])
+    del model.graph.node[position]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.65, np.float32), "limit"))
+    compare = next(node for node in model.graph.node if node.op_type == "Greater")
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        answer = onnx.helper.make_tensor_value_info(f"{name}_there", onnx.TensorProto.BOOL, None)
+        inner = onnx.helper.make_node("Greater", list(compare.input), [answer.name])
+        branches[name] = onnx.helper.make_graph([inner], name, [], [answer])
+    always = onnx.helper.make_node("Constant", [], ["always"], value=onnx.numpy_helper.from_array(np.array(True)))
+    chosen = onnx.helper.make_node("If", ["always"], ["there"], **branches)
+    nodes = [node for n, node in enumerate(nodes) if n != position]
+    place = nodes.index(compare)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], always, chosen, *nodes[place + 1 :]])
+    onnx.checker.check_model(model)
+    found = settled(folder, model)
+    network = onnx.compose.add_prefix(detector_graph(found.detector, [1, 2], 2), "again/", rename_inputs=False)
+    image = np.full((1, HEIGHT, WIDTH, 3), 128, np.uint8)
+    image[0, 10:30, 20:60] = (200, 40, 40)
+    boxes, _ = open_session(network).run(["again/boxes", "again/p"], {"images": image})
+    np.testing.assert_allclose(boxes[0], [[20, 10, 60, 30], [0, 0, 0, 0]])
+
+
 def test_scores_that_are_no_probabilities_need_an_activation(folder: CocoFolder) -> None:
     file = ColourDetector(dense=True, offset=0, logits=True, layout="nchw", batch="many")
     with pytest.raises(ExportError, match=r"scores in how_sure reach from -4 to 3.2, not 0..1; write `activation"):

@@ -65,7 +65,7 @@ def test_the_gradient_of_pooling_equals_torch(images: int) -> None:
     found = gradient_by_runtime(features, rois, gradient)
     torch.testing.assert_close(found.reshape(-1, 4), expected, rtol=1e-4, atol=1e-4)
     assert float(found[:, :3].abs().max()) == 0
-    assert float(found[:, 3:].abs().min()) > 0
+    assert float(found[:, 3:].abs().mean()) > 0.05
 
 
 @pytest.mark.parametrize("images", [1, 3])
