@@ -21,8 +21,8 @@ from calibox_core.manifest import FileName, Sha256
 
 ENGINES_FOLDER, RECORD_FILE = "engines", "engine.json"
 
-Runtime = Literal["openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
+Runtime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class EngineError(CaliboxError):
@@ -54,6 +54,7 @@ class EngineRecord(_Part):
     precision: Precision = Field(description="Of the arithmetic; post-processing and results are float32.")
     runtime_version: str = Field(description="Version that built it; an older one may not read it.")
     needs: tuple[str, ...] = Field(default=(), description="Capabilities the device must report, as the runtime names.")
+    plugin_sha256: Sha256 | None = Field(default=None, description="Of the plugin library it was built with.")
     model_sha256: Sha256 = Field(description="Of the model.onnx it was built from.")
     files: dict[FileName, Sha256] = Field(description="sha256 of its files.")
     calibox_version: str = Field(description="Version of calibox that built it.")

@@ -1,9 +1,9 @@
 """`calibox build`: an engine for this machine beside a bundle's ONNX file, kept only if it answers as well."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 from calibox_core import __version__
 from calibox_core.bundle import MODEL_FILE, Bundle
@@ -14,22 +14,13 @@ from calibox_core.engines import (
     EngineError,
     EngineRecord,
     Precision,
-    Runtime,
     engine_folder,
     new_engine,
     write_record,
 )
 from calibox_export.engines.accuracy import compare, measure, own_setting, placed_images
-from calibox_export.engines.openvino_ir import (
-    IR_FILE,
-    NEEDS,
-    check_capabilities,
-    import_openvino,
-    open_ir,
-    quantise_ir,
-    write_ir,
-)
-from calibox_export.parity import Arrays, graph_feeds, open_graph
+from calibox_export.engines.backend import Backend, Work
+from calibox_export.parity import Arrays, Graph, graph_feeds, open_graph
 
 GUARDED = ("AP", "AP75")  # neither may fall by more than the limit
 
@@ -44,35 +35,32 @@ class BuildOrder:
     limit: float = 0.5  # points of AP and AP75 that may be lost
     force: bool = False  # keep it all the same
     calibration_images: int = 100
+    max_batch: int = 8
+    targets: tuple[str, ...] = ()
 
 
-def build_openvino(bundle: Bundle, order: BuildOrder) -> BuiltEngine:
-    """Writes ``engines/openvino/<precision>``, whole or not at all; an older one is replaced.
+def build_engine(backend: Backend, bundle: Bundle, order: BuildOrder) -> BuiltEngine:
+    """Writes ``engines/<runtime>/<precision>``, whole or not at all; an older one is replaced.
 
     Raises:
-        EngineError: OpenVINO or NNCF is missing, the CPU lacks the arithmetic, a lower precision has no data to be
+        EngineError: the runtime is missing or cannot do what was ordered here, a lower precision has no data to be
             proven on, or it loses more than the limit.
         DatasetError: the data cannot be read.
     """
     precision = order.precision
-    if precision != "fp32" and order.folder is None:
-        raise EngineError(
-            f"an engine in {precision} is kept only after it was measured: name a data set with --data, in the layout "
-            "that the model was trained on"
-        )
-    check_capabilities(precision)
-    destination = engine_folder(bundle.folder, "openvino", precision)
+    version = _checked(backend, order)
+    destination = engine_folder(bundle.folder, backend.runtime, precision)
     with new_engine(destination) as scratch:
-        write_ir(bundle.model_path, scratch)
-        if precision == "int8":
-            quantise_ir(scratch, _calibration_feeds(bundle, order))
-        accuracy = _measured(bundle, order, scratch / IR_FILE)
+        work = Work(bundle, precision, partial(_calibration, bundle, order), order.max_batch, order.targets)
+        facts = backend.write(work, scratch)
+        accuracy = _measured(bundle, order, backend.open(scratch, precision) if order.folder else None)
         _check_loss(accuracy, order)
         record = EngineRecord(
-            runtime="openvino",
+            runtime=backend.runtime,
             precision=precision,
-            runtime_version=import_openvino().__version__.split("-")[0],
-            needs=NEEDS[precision],
+            runtime_version=version,
+            needs=facts.needs,
+            plugin_sha256=facts.plugin_sha256,
             model_sha256=bundle.manifest.files[MODEL_FILE],
             files={},
             calibox_version=__version__,
@@ -83,22 +71,43 @@ def build_openvino(bundle: Bundle, order: BuildOrder) -> BuiltEngine:
     return BuiltEngine(destination, record)
 
 
-BUILDERS: dict[Runtime, Callable[[Bundle, BuildOrder], BuiltEngine]] = {"openvino": build_openvino}
+def _checked(backend: Backend, order: BuildOrder) -> str:
+    """The runtime's version, once it is known that it can do the order."""
+    if order.precision not in backend.precisions:
+        raise EngineError(
+            f"{backend.runtime} has no engines in {order.precision}: choose --precision from "
+            f"{', '.join(backend.precisions)}"
+        )
+    if order.precision != "fp32" and order.folder is None:
+        raise EngineError(
+            f"an engine in {order.precision} is kept only after it was measured: name a data set with --data, in the "
+            "layout that the model was trained on"
+        )
+    version = backend.version()
+    backend.check(order.precision)
+    return version
 
 
-def _calibration_feeds(bundle: Bundle, order: BuildOrder) -> Iterator[Arrays]:
-    assert order.folder is not None  # seen before anything was built
+def _calibration(bundle: Bundle, order: BuildOrder) -> Iterator[Arrays]:
+    if order.folder is None:
+        raise EngineError("ranges are taken from training images: name a data set with --data")
     for image in placed_images(order.folder, "train", bundle.manifest, most=order.calibration_images):
         yield graph_feeds(image.pixels[None], [own_setting(bundle.manifest)])
 
 
-def _measured(bundle: Bundle, order: BuildOrder, engine: Path) -> Accuracy | None:
+def _measured(bundle: Bundle, order: BuildOrder, engine: Graph | None) -> Accuracy | None:
     if order.folder is None:
         return None
+    if engine is None:
+        if order.precision == "fp32" or order.force:
+            return None
+        raise EngineError(
+            f"an engine in {order.precision} for another device cannot be measured here: build it on that device, or "
+            "keep it unmeasured with --force"
+        )
     split: Split = "val"
     reference, lower = (
-        measure(graph, bundle.manifest, order.folder, split)
-        for graph in (open_graph(bundle.model_path), open_ir(engine, order.precision))
+        measure(graph, bundle.manifest, order.folder, split) for graph in (open_graph(bundle.model_path), engine)
     )
     return compare(reference, lower, dataset=f"{order.dataset} {split}")
 

@@ -1,22 +1,18 @@
 """`calibox build`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from calibox_core.cli import require_extra
-
-if TYPE_CHECKING:
-    from calibox_core.engines import Accuracy, BuiltEngine
+from calibox_core.engines import Accuracy, BuiltEngine, Precision, Runtime
 
 
 def build(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, <models>/<name>/<version>.")],
-    engine: Annotated[Literal["openvino"], typer.Option(help="Runtime to build for.")] = "openvino",
-    precision: Annotated[
-        Literal["fp32", "bf16", "int8"], typer.Option(help="Of the arithmetic; below fp32 it is measured first.")
-    ] = "fp32",
+    engine: Annotated[Runtime, typer.Option(help="Runtime to build for.")] = "openvino",
+    precision: Annotated[Precision, typer.Option(help="Of the arithmetic; below fp32 it is measured first.")] = "fp32",
     data: Annotated[
         str | None,
         typer.Option(
@@ -27,13 +23,19 @@ def build(
     limit: Annotated[float, typer.Option(min=0, help="Points of AP and of AP75 that it may lose.")] = 0.5,
     force: Annotated[bool, typer.Option("--force", help="Keep it whatever it loses.")] = False,
     calibration_images: Annotated[int, typer.Option(min=1, help="Images that int8 takes its ranges from.")] = 100,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that TensorRT plans for.")] = 8,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Device such as sm_89 to build for (tensorrt-rtx); may be repeated. This machine's if none."),
+    ] = None,
 ) -> None:
     """Build an engine for this machine into the bundle's folder engines/, and measure what its precision costs."""
     require_extra("build", "export", "onnx", "cv2", "simplejpeg", "pycocotools")
     require_extra("build", "cpu", "onnxruntime")
     from calibox_core.bundle import read_bundle
     from calibox_core.layouts import layout_of_recipe, open_dataset
-    from calibox_export.engines.build import BUILDERS, BuildOrder
+    from calibox_export.engines.backends import BACKENDS
+    from calibox_export.engines.build import BuildOrder, build_engine
 
     whole = read_bundle(bundle)
     name = data or (whole.manifest.dataset.name if precision != "fp32" else None)
@@ -45,11 +47,13 @@ def build(
         limit=limit,
         force=force,
         calibration_images=calibration_images,
+        max_batch=max_batch,
+        targets=tuple(target or ()),
     )
-    _show(BUILDERS[engine](whole, order))
+    _show(build_engine(BACKENDS[engine], whole, order))
 
 
-def _show(built: "BuiltEngine") -> None:
+def _show(built: BuiltEngine) -> None:
     typer.echo(f"{built.folder}: {built.title}, by version {built.record.runtime_version}")
     accuracy = built.record.accuracy
     if accuracy is None:
@@ -58,7 +62,7 @@ def _show(built: "BuiltEngine") -> None:
     _show_accuracy(accuracy)
 
 
-def _show_accuracy(accuracy: "Accuracy") -> None:
+def _show_accuracy(accuracy: Accuracy) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

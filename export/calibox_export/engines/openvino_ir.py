@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import inliner
 
-from calibox_core.engines import EngineError, Precision
+from calibox_core.engines import EngineError, Precision, Runtime
+from calibox_export.engines.backend import Facts, Work
 from calibox_export.parity import Arrays, Graph
 
 if TYPE_CHECKING:
@@ -39,6 +40,32 @@ def import_openvino() -> Any:
             f"OpenVINO cannot be imported ({error}); install it with: pip install 'calibox[openvino]'"
         ) from error
     return openvino
+
+
+class OpenVinoBackend:
+    """OpenVINO on this machine's CPU."""
+
+    runtime: Runtime = "openvino"
+    precisions: tuple[Precision, ...] = tuple(NEEDS)
+
+    def version(self) -> str:
+        """Without the build number."""
+        return str(import_openvino().__version__).split("-")[0]
+
+    def check(self, precision: Precision) -> None:
+        """Asks the CPU."""
+        check_capabilities(precision)
+
+    def write(self, work: Work, folder: Path) -> Facts:
+        """model.xml and model.bin."""
+        write_ir(work.bundle.model_path, folder)
+        if work.precision == "int8":
+            quantise_ir(folder, work.calibration())
+        return Facts(needs=NEEDS[work.precision])
+
+    def open(self, folder: Path, precision: Precision) -> Graph:
+        """On this CPU."""
+        return open_ir(folder / IR_FILE, precision)
 
 
 def check_capabilities(precision: Precision) -> None:

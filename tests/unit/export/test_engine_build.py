@@ -11,8 +11,8 @@ from calibox_core.engines import EngineError, find_engines
 from calibox_core.manifest import ClassInfo
 from calibox_export.engines import build as build_module
 from calibox_export.engines.accuracy import Found, Measured, compare, measure
-from calibox_export.engines.build import BuildOrder, build_openvino, points_lost
-from calibox_export.engines.openvino_ir import IR_FILE, check_capabilities, open_ir
+from calibox_export.engines.build import BuildOrder, build_engine, points_lost
+from calibox_export.engines.openvino_ir import IR_FILE, OpenVinoBackend, check_capabilities, open_ir
 from calibox_export.parity import graph_feeds, open_graph, usual_settings
 from tests.support.bundles import make_tiny_bundle
 from tests.support.coco import make_coco_folder
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> CocoFolder:
 
 
 def test_an_engine_in_float32_gives_the_same_answers(bundle: Bundle) -> None:
-    built = build_openvino(bundle, BuildOrder(precision="fp32"))
+    built = build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     assert find_engines(bundle) == [built.folder]
     settings = usual_settings(bundle.manifest)
     images = np.random.default_rng(0).integers(0, 256, (len(settings), 96, 128, 3), np.uint8)
@@ -49,7 +49,9 @@ def test_an_engine_in_float32_gives_the_same_answers(bundle: Bundle) -> None:
 
 
 def test_a_lower_precision_is_measured_against_the_onnx_file(bundle: Bundle, folder: CocoFolder) -> None:
-    built = build_openvino(bundle, BuildOrder(precision="int8", folder=folder, dataset="rectangles", force=True))
+    built = build_engine(
+        OpenVinoBackend(), bundle, BuildOrder(precision="int8", folder=folder, dataset="rectangles", force=True)
+    )
     accuracy = built.record.accuracy
     assert accuracy is not None
     assert (accuracy.dataset, accuracy.images) == ("rectangles val", 4)
@@ -60,7 +62,7 @@ def test_a_lower_precision_is_measured_against_the_onnx_file(bundle: Bundle, fol
 
 def test_a_lower_precision_without_data_is_refused(bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="kept only after it was measured: name a data set with --data"):
-        build_openvino(bundle, BuildOrder(precision="int8"))
+        build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="int8"))
 
 
 def test_what_loses_more_than_the_limit_is_not_kept(
@@ -70,9 +72,9 @@ def test_what_loses_more_than_the_limit_is_not_kept(
     rows = [found([[0, 0, 9, 9]], [0], [0.5])]
     answers = iter([Measured({"AP": 0.5, "AP75": 0.6}, rows), Measured({"AP": 0.49, "AP75": 0.597}, rows)])
     monkeypatch.setattr(build_module, "measure", lambda *_: next(answers))
-    monkeypatch.setattr(build_module, "check_capabilities", lambda _: None)
+    monkeypatch.setattr(OpenVinoBackend, "check", lambda *_: None)
     with pytest.raises(EngineError, match=r"loses 1\.00 points of AP on rectangles val .* limit of 0\.5: nothing was"):
-        build_openvino(bundle, BuildOrder(precision="bf16", folder=folder, dataset="rectangles"))
+        build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="bf16", folder=folder, dataset="rectangles"))
     assert find_engines(bundle) == []
 
 

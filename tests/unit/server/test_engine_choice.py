@@ -8,7 +8,8 @@ from structlog.testing import capture_logs
 
 from calibox_core.bundle import Bundle, read_bundle
 from calibox_core.engines import EngineError
-from calibox_export.engines.build import BuildOrder, build_openvino
+from calibox_export.engines.build import BuildOrder, build_engine
+from calibox_export.engines.openvino_ir import OpenVinoBackend
 from calibox_server import engine_choice
 from calibox_server.choice_cache import ChoiceCache
 from calibox_server.engine import Engine, EngineInput, EngineOutput
@@ -51,7 +52,7 @@ def test_without_built_engines_auto_serves_the_onnx_file_unmeasured(
 
 
 def test_auto_takes_the_faster_one_says_why_and_remembers(bundle: Bundle, tmp_path: Path, measured: list[str]) -> None:
-    build_openvino(bundle, BuildOrder(precision="fp32"))
+    build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     with capture_logs() as logs:
         assert isinstance(opener(tmp_path)(bundle), OpenVinoEngine)
         assert isinstance(opener(tmp_path)(bundle), OpenVinoEngine)
@@ -65,7 +66,7 @@ def test_auto_takes_the_faster_one_says_why_and_remembers(bundle: Bundle, tmp_pa
 def test_an_engine_of_another_model_leaves_auto_the_onnx_file(
     bundle: Bundle, tmp_path: Path, measured: list[str]
 ) -> None:
-    built = build_openvino(bundle, BuildOrder(precision="fp32"))
+    built = build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     (built.folder / "model.bin").write_bytes(b"other weights")
     with capture_logs() as logs:
         assert isinstance(opener(tmp_path)(bundle), OnnxRuntimeEngine)
@@ -82,13 +83,13 @@ def test_a_named_engine_that_is_not_there_falls_back_or_fails_as_configured(bund
 
 
 def test_a_named_engine_is_taken_whatever_its_speed(bundle: Bundle, tmp_path: Path) -> None:
-    build_openvino(bundle, BuildOrder(precision="fp32"))
+    build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     assert isinstance(opener(tmp_path, engine="openvino")(bundle), OpenVinoEngine)
     assert isinstance(opener(tmp_path, engine="onnxruntime")(bundle), OnnxRuntimeEngine)
 
 
 def test_an_unwritable_cache_is_no_error(bundle: Bundle, tmp_path: Path, measured: list[str]) -> None:
-    build_openvino(bundle, BuildOrder(precision="fp32"))
+    build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     (tmp_path / "file").write_text("not a folder")
     assert isinstance(EngineOpener(Settings(), ChoiceCache(tmp_path / "file" / "engines.json"))(bundle), OpenVinoEngine)
     (tmp_path / "broken.json").write_text("{")

@@ -11,7 +11,8 @@ import pytest
 
 from calibox_core.bundle import Bundle, read_bundle
 from calibox_core.engines import BuiltEngine, EngineError
-from calibox_export.engines.build import BuildOrder, build_openvino
+from calibox_export.engines.build import BuildOrder, build_engine
+from calibox_export.engines.openvino_ir import OpenVinoBackend
 from calibox_server.engine import example_batch
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.openvino_engine import OpenVinoEngine, check_fits
@@ -25,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def built(bundle: Bundle) -> BuiltEngine:
-    return build_openvino(bundle, BuildOrder(precision="fp32"))
+    return build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
