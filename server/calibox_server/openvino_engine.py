@@ -48,7 +48,8 @@ class OpenVinoEngine:
                 "ENABLE_CPU_PINNING": False,  # decoding and serving share the cores
             },
         )
-        self._inputs = [port.any_name for port in compiled.inputs]  # what the graph does not read is left out
+        # What the graph does not read is left out; a port also bears the names of copies, its node only its own.
+        self._inputs = [port.get_node().get_friendly_name() for port in compiled.inputs]
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(instances):
             self._requests.put(compiled.create_infer_request())

@@ -14,6 +14,8 @@ from calibox_core.bundle import MODEL_FILE, Bundle, read_bundle
 from calibox_core.dataset import CocoFolder
 from calibox_core.fusion import FusionName
 from calibox_core.nms import OutScore
+from calibox_export.engines.build import BuildOrder, build_engine
+from calibox_export.engines.openvino_ir import OpenVinoBackend
 from calibox_export.parity import ANSWER, NETWORK, OPERATOR, REFINED, graph_feeds, open_graph, usual_settings
 from calibox_export.verify import letterboxed_images
 from tests.support.bundles import make_tiny_bundle
@@ -158,6 +160,17 @@ def test_every_image_of_a_batch_gets_what_it_gets_alone(bundle: Bundle, folder: 
         assert (together["localization_scores"][i] >= plain["localization_scores"][i] - 1e-5).all()
         for name in ("labels", "scores", "classification_scores", "num_detections"):
             assert np.array_equal(together[name][i], plain[name][i])
+
+
+def test_an_openvino_engine_gives_the_same_answer(bundle: Bundle, folder: CocoFolder) -> None:
+    built = build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
+    images = letterboxed_images(folder, "train", bundle.manifest.input, 2)
+    batch = graph_feeds(images, [usual_settings(bundle.manifest)[1]] * 2)
+    feeds = batch | {"refine_steps": np.array([STEPS, 0], np.int32)}
+    expected, found = open_graph(bundle.model_path)(feeds), OpenVinoBackend().open(built.folder, "fp32")(feeds)
+    assert np.abs(expected["boxes"][0] - open_graph(bundle.model_path)(batch)["boxes"][0]).max() > 0.01
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-2 if "boxes" in name else 1e-5, err_msg=name)
 
 
 def test_answers_carry_three_scores_and_refined_boxes_when_asked(client: Client, folder: CocoFolder) -> None:

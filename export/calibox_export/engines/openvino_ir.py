@@ -148,8 +148,11 @@ def open_ir(path: Path, precision: Precision) -> Graph:
 
 
 def input_names(model: "ov.Model | ov.CompiledModel") -> list[str]:
-    """Inputs that an engine reads: its file leaves out what the graph has no use for."""
-    return [one.any_name for one in model.inputs]
+    """Inputs that an engine reads: its file leaves out what the graph has no use for.
+
+    A port also bears the names of what is only a copy of it, so its node's own name is taken.
+    """
+    return [one.get_node().get_friendly_name() for one in model.inputs]
 
 
 def _quantised(model: "ov.Model", feeds: Iterable[Arrays]) -> "ov.Model":

@@ -67,14 +67,20 @@ class PredictorGraph:
         return range(len(self.least_areas) + 1)
 
     def initializers(self) -> list[onnx.TensorProto]:
-        """The weights, as torch lays them out, float32."""
-        return [
-            numpy_helper.from_array(
-                getattr(self.predictor.get_submodule(module), kind).detach().float().cpu().numpy(),
-                f"{PREFIX}{name}_{kind}",
-            )
+        """The weights, as torch lays them out, float32; those of the second layer turned as well.
+
+        OpenVINO 2026.4 on the CPU takes a square matrix that one product reads as it is and another one transposed for
+        the same in both, and answers wrongly without a word.
+        """
+        weights = {
+            f"{name}_{kind}": getattr(self.predictor.get_submodule(module), kind)
             for module, name in _LAYERS.items()
             for kind in ("weight", "bias")
+        }
+        weights["second_turned"] = weights["second_weight"].T
+        return [
+            numpy_helper.from_array(value.detach().float().cpu().contiguous().numpy(), PREFIX + name)
+            for name, value in weights.items()
         ]
 
     def constants(self) -> str:
@@ -146,7 +152,7 @@ class PredictorGraph:
         text = f"""
   second_open = Greater(second_raw, zero)
   by_second_raw = Where(second_open, {by_second}, zero)
-  by_first = MatMul(by_second_raw, {PREFIX}second_weight)
+  by_first = Gemm <transB = 1> (by_second_raw, {PREFIX}second_turned)
   first_open = Greater(first_raw, zero)
   by_first_raw = Where(first_open, by_first, zero)
   by_numbers = MatMul(by_first_raw, {PREFIX}first_weight)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 import torch
 from onnx import helper
 from torch import Tensor
 
 from calibox_core.nms import NmsAttributes
+from calibox_export.engines.openvino_ir import input_names, openvino_model
 from calibox_export.errors import ExportError
 from calibox_export.graph import BATCH
 from calibox_export.iou_net.bundle_graph import bundle_graph
@@ -89,6 +91,20 @@ def test_refinement_equals_torch(spec: RefinementSpec) -> None:
     # Paths of five steps on hills that are as steep as random weights make them.
     torch.testing.assert_close(found.reshape(-1, 4), expected.boxes_R4, rtol=0, atol=0.01)
     torch.testing.assert_close(iou.reshape(-1), ((expected.output_R + 1) / 2).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+def test_openvino_refines_as_onnx_runtime_does() -> None:
+    """By a product with the second layer's weight, which is square, and one with its transpose."""
+    maps, boxes, labels = random_maps(2), random_boxes(2, 20), torch.arange(40).reshape(2, 20) % CLASSES
+    stage = refine_stage(PREDICTOR, LEVELS, RefinementSpec(), height=SIZE[0], width=SIZE[1])
+    compiled = ov.Core().compile_model(openvino_model(stage), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    others = {"labels": labels.int().numpy(), "refine_steps": np.array([5, 2], np.int32)}
+    values = feeds(maps, boxes, **others, q=np.full(labels.shape, 0.25, np.float32))
+    found = compiled({name: values[name] for name in input_names(compiled)})
+    expected = refined_by_runtime(maps, boxes, labels, [5, 2], RefinementSpec())
+    assert float((expected[0] - boxes).abs().max()) > 1
+    for one, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=0, atol=1e-3)
 
 
 def test_each_image_takes_its_own_number_of_steps() -> None:
