@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from calibox_core import __version__
 from calibox_core.bundle import MODEL_FILE, new_bundle, write_manifest
 from calibox_core.fusion import Fusion
-from calibox_core.manifest import Manifest, Provenance, QualitySpec, Refinement
+from calibox_core.manifest import Manifest, Provenance, QualitySpec
 from calibox_export.attach.detector_graph import ForeignDetector, detector_graph
 from calibox_export.attach.foreign import open_session
 from calibox_export.errors import ExportError
 from calibox_export.graph import BATCH, IR_VERSION
 from calibox_export.iou_net.bundle_graph import bundle_graph
-from calibox_export.iou_net.part import METHOD
+from calibox_export.iou_net.part import METHOD, refinement_of
 from calibox_export.iou_net.predictor_text import map_names
 from calibox_export.iou_net.reference import refined_boxes
 from calibox_export.network import network_graph
@@ -170,7 +170,8 @@ def _apart(
 def _manifest(
     model: AttachedModel, choice: Choice, *, version: str, measured: Mapping[str, dict[str, float | None]]
 ) -> Manifest:
-    recipe, spec = model.recipe, model.recipe.refinement
+    recipe = model.recipe
+    refinement = refinement_of(recipe.refinement, recipe.refinement.steps if choice.refine else 0)
     return Manifest(
         name=recipe.name,
         version=version,
@@ -181,17 +182,8 @@ def _manifest(
         thresholds=recipe.thresholds,
         nms=recipe.nms,
         quality=QualitySpec(method=METHOD, per_class=True),
-        can_refine=spec.steps > 0,
-        refinement=Refinement(
-            steps=spec.steps,
-            default_steps=spec.steps if choice.refine else 0,
-            step_size=spec.step_size,
-            early_stop=spec.early_stop,
-            tolerance=spec.tolerance,
-            keep_worse=spec.keep_worse,
-        )
-        if spec.steps
-        else None,
+        can_refine=refinement is not None,
+        refinement=refinement,
         dataset=model.dataset,
         provenance=Provenance(
             recipe_name=recipe.name,

@@ -128,20 +128,24 @@ def with_iou_net(manifest: Manifest, part: IouNetPart) -> Manifest:
 
     What was measured of the detector under its own ranking does not hold for this one, and is left out.
     """
-    spec, facts = part.refinement, part.facts
-    steps = {"steps": spec.steps, "default_steps": part.default_steps}
+    refinement, facts = refinement_of(part.refinement, part.default_steps), part.facts
     nms = {"out_score": OutScore.CLASSIFICATION_CLUSTERED, "candidate_floor": CANDIDATE_FLOOR}
     trained = {name: facts[name] for name in ("predictor", "commit", "metrics")}
     changes: dict[str, Any] = {
         "fusion": Fusion(name=FusionName.LOCALIZATION),
         "nms": manifest.nms.model_copy(update=nms),
         "quality": QualitySpec(method=METHOD, per_class=True, boxes=part.boxes),
-        "can_refine": spec.steps > 0,
-        "refinement": Refinement(**(spec.model_dump() | steps)) if spec.steps else None,
+        "can_refine": refinement is not None,
+        "refinement": refinement,
         "provenance": manifest.provenance.model_copy(update={"iou_net": trained}),
         "measured": {},
     }
     return manifest.model_copy(update=changes)
+
+
+def refinement_of(spec: RefinementSpec, default_steps: int) -> Refinement | None:
+    """What the manifest says of a graph that refines so; None where it takes no step."""
+    return Refinement(**spec.model_dump(), default_steps=default_steps) if spec.steps else None
 
 
 def iou_net_graph(part: IouNetPart, manifest: Manifest, metadata: Mapping[str, str]) -> onnx.ModelProto:
