@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from calibox_training.reproduce.statistics import hierarchical, holm, paired_t, sign_flip_p
+from calibox_training.reproduce.statistics import bootstrap_p, hierarchical, holm, paired_t, sign_flip_p
 
 
 def test_students_interval_of_three_differences() -> None:
@@ -72,3 +72,23 @@ def test_seeds_of_a_draw_meet_the_same_images() -> None:
     swing = np.random.default_rng(1).normal(size=500)
     together = hierarchical([1.0, 1.0], np.stack([1 + swing, 1 + swing]))
     assert together.high - together.low == pytest.approx(np.ptp(np.percentile(1 + swing, (2.5, 97.5))))
+
+
+def test_a_p_value_is_counted_while_a_draw_lies_on_the_other_side() -> None:
+    values = np.arange(-4.0, 95.0)  # 5 of 99 at 0 or below
+    assert bootstrap_p(values) == pytest.approx(2 * 6 / 100)
+    assert bootstrap_p(-values) == bootstrap_p(values)
+
+
+def test_beyond_all_draws_the_p_value_is_the_normal_tail() -> None:
+    """Draws of mean 4 and deviation 1: the two tails beyond 4 deviations hold 6.33e-5."""
+    values = 4 + np.resize([-1.0, 1.0], 1000)
+    assert bootstrap_p(values) == pytest.approx(6.334e-5, rel=1e-3)
+    assert bootstrap_p(-values) == bootstrap_p(values)
+
+
+def test_a_few_draws_promise_no_more_than_counting_where_their_tail_is_wide() -> None:
+    """None of 1,000 lies beyond 0, though the normal tail at 1.5 deviations would be 0.13."""
+    values = 1.5 + np.resize([-1.0, 1.0], 1000)
+    assert bootstrap_p(values) == pytest.approx(2 / 1001)
+    assert bootstrap_p(np.ones(9)) == pytest.approx(2 / 10)

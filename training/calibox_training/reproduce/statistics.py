@@ -68,8 +68,23 @@ def hierarchical(means: Sequence[float], draws_SB: NDArray[np.float64]) -> Estim
     chosen = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
     values = np.take_along_axis(draws_SB.T, chosen, axis=1).mean(axis=1)
     low, high = np.percentile(values, TAILS)
-    beyond = min((values <= 0).sum(), (values >= 0).sum())
-    return Estimate(float(np.mean(means)), float(low), float(high), min(1.0, 2 * (int(beyond) + 1) / (draws + 1)))
+    return Estimate(float(np.mean(means)), float(low), float(high), bootstrap_p(values))
+
+
+def bootstrap_p(values_B: NDArray[np.float64]) -> float:
+    """Two-sided p-value of a mean of 0 by resampled means.
+
+    Counted while at least one of them lies on the other side of 0. Where none does, counting can only say "below
+    2 / draws"; then it is the tail of the normal distribution with their mean and deviation, at most that.
+    """
+    from scipy.stats import norm
+
+    beyond = int(min((values_B <= 0).sum(), (values_B >= 0).sum()))
+    counted = min(1.0, 2 * (beyond + 1) / (len(values_B) + 1))
+    spread = float(values_B.std())
+    if beyond or spread == 0:
+        return counted
+    return min(counted, float(2 * norm.sf(abs(values_B.mean()) / spread)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
