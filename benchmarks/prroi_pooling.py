@@ -31,10 +31,10 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    (height, width), (maps, rois, image) = options.size, _inputs(options)
+    (height, width), (maps, rois, image) = options.size, pyramid_and_rois(options)
     pools: dict[str, Pool] = {
-        "RoIAlign": lambda levels, boxes: _roi_align(levels, boxes, image, options.strides),
-        "PrRoI": lambda levels, boxes: _prroi(levels, boxes, image, options.strides),
+        "RoIAlign": lambda levels, boxes: aligned(levels, boxes, image, options.strides),
+        "PrRoI": lambda levels, boxes: precise(levels, boxes, image, options.strides),
     }
     print(
         f"{options.batch} images of {height}x{width}, {len(rois)} RoIs, {options.features} features, "
@@ -43,10 +43,10 @@ def main() -> None:
     )
     print("| | RoIAlign, ms [quartiles] | PrRoI, ms [quartiles] | ratio |\n|---|---|---|---|")
     passes = {
-        "forward": (_forward, _forward),
-        "forward and backward, maps": (_maps_backward, _maps_backward),
-        "forward and backward, ours maps and RoIs": (_maps_backward, _both_backward),
-        "forward and backward, ours RoIs alone": (_maps_backward, _rois_backward),
+        "forward": (forward, forward),
+        "forward and backward, maps": (maps_backward, maps_backward),
+        "forward and backward, ours maps and RoIs": (maps_backward, both_backward),
+        "forward and backward, ours RoIs alone": (maps_backward, _rois_backward),
     }
     for name, (theirs, ours) in passes.items():
         steps = {"theirs": theirs(pools["RoIAlign"], maps, rois), "ours": ours(pools["PrRoI"], maps, rois)}
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _inputs(options: argparse.Namespace) -> tuple[list[Tensor], Tensor, Tensor]:
+def pyramid_and_rois(options: argparse.Namespace) -> tuple[list[Tensor], Tensor, Tensor]:
     """Maps in channels-last memory, as convolutions leave them, RoIs with log-uniform sides, and their images."""
     (height, width), count = options.size, options.batch * options.rois
     maps = [
@@ -86,19 +86,19 @@ def _inputs(options: argparse.Namespace) -> tuple[list[Tensor], Tensor, Tensor]:
     return maps, torch.cat([corner, corner + side], dim=1).to(options.device), image.to(options.device)
 
 
-def _levels(boxes: Tensor, strides: list[int]) -> Tensor:
+def levels_of(boxes: Tensor, strides: list[int]) -> Tensor:
     return roi_levels(boxes.detach(), lowest=3, highest=2 + len(strides))
 
 
-def _prroi(levels: list[Tensor], boxes: Tensor, image: Tensor, strides: list[int]) -> Tensor:
+def precise(levels: list[Tensor], boxes: Tensor, image: Tensor, strides: list[int]) -> Tensor:
     scales = [1 / stride for stride in strides]
-    return pool_maps(flatten_maps(levels), boxes, image, _levels(boxes, strides), (BINS, BINS), scales=scales)
+    return pool_maps(flatten_maps(levels), boxes, image, levels_of(boxes, strides), (BINS, BINS), scales=scales)
 
 
-def _roi_align(levels: list[Tensor], boxes: Tensor, image: Tensor, strides: list[int]) -> Tensor:
+def aligned(levels: list[Tensor], boxes: Tensor, image: Tensor, strides: list[int]) -> Tensor:
     """A call per level, as torchvision's MultiScaleRoIAlign does it."""
     rows = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-    level = _levels(boxes, strides)
+    level = levels_of(boxes, strides)
     pooled = levels[0].new_zeros(len(boxes), levels[0].shape[1], BINS, BINS)
     for number, (features, stride) in enumerate(zip(levels, strides, strict=True)):
         found = torch.where(level == number)[0]
@@ -106,7 +106,7 @@ def _roi_align(levels: list[Tensor], boxes: Tensor, image: Tensor, strides: list
     return pooled
 
 
-def _forward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
+def forward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
     def step() -> None:
         with torch.no_grad():
             pool(maps, rois)
@@ -127,11 +127,11 @@ def _backward(pool: Pool, maps: list[Tensor], rois: Tensor, *, of_maps: bool, of
     return step
 
 
-def _maps_backward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
+def maps_backward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
     return _backward(pool, maps, rois, of_maps=True, of_rois=False)
 
 
-def _both_backward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
+def both_backward(pool: Pool, maps: list[Tensor], rois: Tensor) -> Step:
     return _backward(pool, maps, rois, of_maps=True, of_rois=True)
 
 

@@ -14,7 +14,7 @@ from calibox_export.kernels import library as interface
 from calibox_export.kernels.arrays import run_on_arrays
 from calibox_export.kernels.library import KernelError, KernelLibrary, Sizes
 from tests.support.nms_answers import assert_reference_answers
-from tests.support.nms_cases import NmsCase, NmsImage, random_boxes, stacked
+from tests.support.nms_images import NmsCase, NmsImage, random_boxes, stacked
 
 PRODUCT = Exponents(1, 1, 0)
 

@@ -1,6 +1,6 @@
 """The kernels that ship, on the CPU, against the numpy reference and the ONNX function: generated cases.
 
-The block sizes are those of a GPU. Scores lie on the grid of `nms_cases`, so that every index must agree, ties and all.
+The block sizes are those of a GPU. Scores lie on the grid of `nms_images`, so that every index must agree, with ties.
 """
 
 from dataclasses import replace
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from calibox_core.fusion import Exponents
 from calibox_core.nms import NmsAttributes, OutScore, select_candidates
 from calibox_export.kernels.arrays import run_on_arrays
 from calibox_export.kernels.library import KernelLibrary
 from tests.support.nms_answers import OFF_GRID_SCORE_TOLERANCE, SCORE_TOLERANCE, assert_reference_answers
-from tests.support.nms_cases import NmsCase, NmsImage, nms_attributes, nms_cases, random_boxes, spoil, stacked
+from tests.support.nms_cases import nms_attributes, nms_cases
+from tests.support.nms_images import NmsCase, scattered_image, spoil, stacked
 from tests.support.operator_graph import run_operator
 
 # Around a tile of 32, and the two sizes that detectors use.
@@ -96,18 +96,6 @@ def test_any_scores_whose_keys_lie_apart(host: KernelLibrary) -> None:
         assert_same(host, NmsCase((image,), attributes), score_tolerance=OFF_GRID_SCORE_TOLERANCE)
 
     holds()
-
-
-def scattered_image(rng: np.random.Generator, columns: int) -> NmsImage:
-    """Forty anchors, four classes and exponents of any size up to 3."""
-    return NmsImage(
-        boxes=random_boxes(rng, 40, field=60),
-        p=rng.random((40, 4), np.float32),
-        q=rng.random((40, columns), np.float32),
-        exponents=Exponents(*rng.uniform(0, 3, 3).astype(np.float32).tolist()),
-        score_threshold=0.0,
-        iou_threshold=float(np.float32(rng.random())),
-    )
 
 
 def test_half_precision_inputs_give_the_answer_of_their_values(host: KernelLibrary) -> None:

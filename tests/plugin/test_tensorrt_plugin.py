@@ -14,6 +14,7 @@ import pytest
 from tests.support.kernel_build import ROOT, compiler
 from tests.support.kernel_calls import answers, call_bytes, generated
 from tests.support.nms_answers import assert_reference_answers
+from tests.support.pool_cases import assert_pooled, generated_pool, pool_answers, pool_bytes
 
 CASES = 12
 REGISTRY_VARIABLE = "CALIBOX_TENSORRT_LIBRARY"
@@ -40,28 +41,49 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def check(build: Path, folder: Path, *more: str) -> str:
+def check_suppression(build: Path, folder: Path, *more: str) -> str:
     """Every answer is the reference's; returns what the program printed."""
     cases = [generated(seed) for seed in range(CASES)]
-    (folder / "calls").write_bytes(b"".join(map(call_bytes, cases)))
+    printed, found = host(build, folder, "nms", b"".join(map(call_bytes, cases)), *more)
+    for case, one in zip(cases, answers(found, cases), strict=True):
+        assert_reference_answers(one, case)
+    return printed
+
+
+def check_pooling(build: Path, folder: Path, *more: str) -> str:
+    """As `check_suppression`."""
+    cases = [generated_pool(seed) for seed in range(CASES)]
+    printed, found = host(build, folder, "pool", b"".join(map(pool_bytes, cases)), *more)
+    for case, one in zip(cases, pool_answers(found, cases), strict=True):
+        assert_pooled(one, case)
+    return printed
+
+
+def host(build: Path, folder: Path, operator: str, calls: bytes, *more: str) -> tuple[str, bytes]:
+    """What the program printed, and the answers that it wrote."""
+    (folder / "calls").write_bytes(calls)
     library = build / "libcalibox_trt_plugins_host.so"
-    done = run(build / "calibox_plugin_host", library, folder / "calls", folder / "answers", *more)
+    done = run(build / "calibox_plugin_host", operator, library, folder / "calls", folder / "answers", *more)
     assert done.returncode == 0, done.stdout + done.stderr
-    for case, found in zip(cases, answers((folder / "answers").read_bytes(), cases), strict=True):
-        assert_reference_answers(found, case)
-    return done.stdout
+    return done.stdout, (folder / "answers").read_bytes()
 
 
-def test_the_plugin_answers_as_the_reference_and_names_bad_attributes(build: Path, tmp_path: Path) -> None:
-    printed = check(build, tmp_path)
+def test_the_suppression_answers_as_the_reference_and_names_bad_attributes(build: Path, tmp_path: Path) -> None:
+    printed = check_suppression(build, tmp_path)
     assert "logged: CalibratedNMS: pre_nms_top_k must be 1..3840; give every attribute" in printed
 
 
-def test_tensorrts_registry_finds_the_creator(build: Path, tmp_path: Path) -> None:
+def test_the_pooling_answers_as_torch_and_names_bad_attributes(build: Path, tmp_path: Path) -> None:
+    printed = check_pooling(build, tmp_path)
+    assert "logged: PrRoIPool: spatial_scale must be above 0; give every attribute" in printed
+
+
+def test_tensorrts_registry_finds_both_creators(build: Path, tmp_path: Path) -> None:
     library = os.environ.get(REGISTRY_VARIABLE)
     if not library:
         pytest.skip(f"{REGISTRY_VARIABLE} names no libnvinfer: TensorRT's registry did not load the plugin")
-    assert "registry: CalibratedNMS version 1 in calibox" in check(build, tmp_path, library)
+    assert "registry: CalibratedNMS version 1 in calibox" in check_suppression(build, tmp_path, library)
+    assert "registry: PrRoIPool version 1 in calibox" in check_pooling(build, tmp_path, library)
 
 
 def test_the_library_exports_what_tensorrt_asks_for_and_needs_no_tensorrt(build: Path) -> None:

@@ -9,7 +9,8 @@ from calibox_core.nms import NmsAttributes
 from calibox_export.kernels.library import FOLDER_VARIABLE, INPUT_NAMES, OUTPUT_NAMES, KernelError, KernelLibrary
 from calibox_export.kernels.torch_operator import calibrated_nms, cuda_library, run_on_tensors
 from tests.support.nms_answers import assert_reference_answers
-from tests.support.nms_cases import NmsCase, nms_cases, stacked
+from tests.support.nms_cases import nms_cases
+from tests.support.nms_images import NmsCase, stacked
 
 
 def tensors(case: NmsCase) -> tuple[Tensor, ...]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from calibox_core.fusion import Exponents
 from calibox_core.nms import NmsAttributes, OutScore, select_candidates
 from tests.support.nms_answers import OFF_GRID_SCORE_TOLERANCE, assert_reference_answers
-from tests.support.nms_cases import NmsCase, NmsImage, nms_attributes, nms_cases, random_boxes, spoil, stacked
+from tests.support.nms_cases import nms_attributes, nms_cases
+from tests.support.nms_images import NmsCase, NmsImage, random_boxes, scattered_image, spoil, stacked
 from tests.support.operator_graph import run_operator, run_operator_in_openvino
 
 # Compiling takes OpenVINO a second, so attributes are few and cases many. Edges of a tile of 32, and a thousand.
@@ -65,15 +66,7 @@ def test_openvino_as_it_is_built_where_keys_lie_apart(seed: int, columns: int) -
 
 def case_of_distinct_keys(seed: int, attributes: NmsAttributes, columns: int) -> NmsCase:
     """One image of 40 anchors and 4 classes, no two keys within 1e-5."""
-    rng = np.random.default_rng(seed)
-    image = NmsImage(
-        boxes=random_boxes(rng, 40, field=60),
-        p=rng.random((40, 4), np.float32),
-        q=rng.random((40, columns), np.float32),
-        exponents=Exponents(*rng.uniform(0, 3, 3).astype(np.float32).tolist()),
-        score_threshold=0.0,
-        iou_threshold=float(np.float32(rng.random())),
-    )
+    image = scattered_image(np.random.default_rng(seed), columns)
     everything = attributes.model_copy(update={"pre_nms_top_k": 200})
     keys = select_candidates(image.boxes, image.p, image.q, image.exponents, everything).keys
     # Logarithms carry the rounding of numbers of their own size, at most some tens here.

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibox_core.nms import calibrated_nms, select_candidates
-from tests.support.nms_cases import NmsCase, nms_attributes, nms_cases, spoil
+from tests.support.nms_cases import nms_attributes, nms_cases
+from tests.support.nms_images import NmsCase, spoil
 from tests.support.plain_nms import loop_candidates, loop_nms
 
 SMALL = {"anchors": (0, 1, 2, 5, 30), "classes": (1, 2, 3), "images": 1}

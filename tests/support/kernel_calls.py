@@ -5,10 +5,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibox_core.fusion import Exponents
-from calibox_core.nms import NmsAttributes, OutScore
+from calibox_core.ranking import Exponents
+from calibox_core.suppression import OutScore
 from calibox_export.kernels.library import INPUT_NAMES, INTEGER_OUTPUTS, OUTPUT_NAMES, output_shapes
-from tests.support.nms_cases import EXPONENTS, P_GRID, Q_GRID, NmsCase, NmsImage, random_boxes, spoil, stacked
+from tests.support.nms_images import (
+    EXPONENTS,
+    P_GRID,
+    Q_GRID,
+    NmsCase,
+    NmsImage,
+    PlainAttributes,
+    random_boxes,
+    spoil,
+    stacked,
+)
 
 
 def generated(seed: int) -> NmsCase:
@@ -17,7 +27,7 @@ def generated(seed: int) -> NmsCase:
     anchors, classes = int(rng.choice((1, 33, 70, 130))), int(rng.choice((1, 3, 20)))
     columns = int(rng.choice((1, classes)))
     images = [random_image(rng, anchors, classes, columns) for _ in range(rng.integers(1, 3))]
-    attributes = NmsAttributes(
+    attributes = PlainAttributes(
         out_score=tuple(OutScore)[seed % 3],
         class_agnostic=bool(seed % 2),
         pre_nms_top_k=int(rng.choice((1, 31, 33, 100, 300))),

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
-from tests.support.nms_cases import NmsCase, NmsImage
+from calibox_core.suppression import Attributes, calibrated_nms, select_candidates
+from tests.support.nms_images import NmsCase, NmsImage
 
-# On the grid of `nms_cases`: exp of ONNX Runtime, of C's library and of numpy differ by a few units in the last place
+# On the grid of `nms_images`: exp of ONNX Runtime, of C's library and of numpy differ by a few units in the last place
 # of float32.
 SCORE_TOLERANCE = 1e-6
 # A key of -8 has a last place of 5e-7, and three logarithms went into it; 1e-5 is what the operator promises.
@@ -34,7 +34,7 @@ def assert_reference_answers(
 
 
 def _compare_detections(
-    found: Mapping[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes, score_tolerance: float
+    found: Mapping[str, NDArray[Any]], image: NmsImage, attributes: Attributes, score_tolerance: float
 ) -> None:
     expected = calibrated_nms(
         image.boxes,
@@ -54,7 +54,7 @@ def _compare_detections(
     np.testing.assert_allclose(found["scores"], _padded(expected.scores, rows), rtol=score_tolerance, atol=DENORMAL)
 
 
-def _compare_candidates(found: Mapping[str, NDArray[Any]], image: NmsImage, attributes: NmsAttributes) -> None:
+def _compare_candidates(found: Mapping[str, NDArray[Any]], image: NmsImage, attributes: Attributes) -> None:
     expected = select_candidates(image.boxes, image.p, image.q, image.exponents, attributes)
     rows = attributes.pre_nms_top_k
     np.testing.assert_array_equal(found["candidate_boxes"], _padded(expected.boxes, rows))

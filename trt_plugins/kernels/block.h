@@ -19,6 +19,9 @@ using Stream = cudaStream_t;
 __device__ __forceinline__ float half_bits_to_float(std::uint16_t bits) {
     return __half2float(__ushort_as_half(bits));
 }
+__device__ __forceinline__ std::uint16_t float_to_half_bits(float value) {
+    return __half_as_ushort(__float2half_rn(value));
+}
 
 // An empty grid is nothing to do; CUDA calls it an error.
 template <class... Parameters, class... Arguments>
@@ -54,6 +57,7 @@ namespace calibox {
 using Stream = void*;
 
 inline float half_bits_to_float(std::uint16_t bits) { return emulator::half_to_float(bits); }
+inline std::uint16_t float_to_half_bits(float value) { return emulator::float_to_half(value); }
 
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, Stream,
@@ -69,8 +73,25 @@ int launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size
 
 namespace calibox {
 
+// A test leaves this barrier out, to see that a sanitizer misses it.
+#ifdef CALIBOX_WITHOUT_LOADING_BARRIER
+#define CALIBOX_LOADING_BARRIER() (void)0
+#else
+#define CALIBOX_LOADING_BARRIER() __syncthreads()
+#endif
+
 constexpr unsigned warp = 32;
 constexpr unsigned whole_warp = ~0u;
+
+// Threads of a block. A thread sanitizer follows at most 255 threads at a time and loses sight of the others' accesses:
+// where every CUDA thread is one of its own, blocks have an eighth of their threads, two warps at least.
+constexpr unsigned block_threads(unsigned on_device) {
+#ifdef CALIBOX_EMULATE_WITH_THREADS
+    return on_device / 8 > 2 * warp ? on_device / 8 : 2 * warp;
+#else
+    return on_device;
+#endif
+}
 
 __device__ __forceinline__ unsigned lane_id() { return threadIdx.x % warp; }
 __device__ __forceinline__ unsigned warp_id() { return threadIdx.x / warp; }

@@ -77,12 +77,16 @@ uint64_t calibox_nms_workspace_bytes(CaliboxNms const* call) {
 }
 
 int32_t calibox_nms_launch(CaliboxNms const* call, void* stream) {
+    return calibox_nms_launch_part(call, calibox_whole, stream);
+}
+
+int32_t calibox_nms_launch_part(CaliboxNms const* call, int32_t part, void* stream) {
     int const refused = calibox::check(*call);
     if (refused != calibox_ok || call->batch == 0) return refused;
     auto const space = calibox::lay_out(*call, call->workspace);
     auto const on = static_cast<calibox::Stream>(stream);
-    int const status = calibox::select(*call, space, on);
-    if (status != calibox_ok) return status;
+    int const status = part == calibox_suppression ? calibox_ok : calibox::select(*call, space, on);
+    if (status != calibox_ok || part == calibox_selection) return status;
     auto const shared_bytes = calibox::suppression_shared_bytes(static_cast<unsigned>(call->pre_nms_top_k));
     return calibox::launch(calibox::suppress, dim3(static_cast<unsigned>(call->batch)), calibox::suppressing_threads,
                            shared_bytes, on, *call, space);

@@ -1,6 +1,6 @@
 // CalibratedNMS as plain C: one struct of sizes and pointers, one launch. Nothing here knows TensorRT or PyTorch.
 //
-// What is computed is `calibox_core.nms`, image by image. Letters: B images, A anchors, C classes, K candidates
+// What is computed is `calibox_core.suppression`, image by image. Letters: B images, A anchors, C classes, K candidates
 // (pre_nms_top_k), N detections (max_detections).
 #pragma once
 
@@ -22,6 +22,10 @@ enum CaliboxOutScore : int32_t {
     calibox_score_classification = 1,           // p of the kept box
     calibox_score_classification_clustered = 2  // the largest p of the kept box and of those that it removes
 };
+
+// The operator in two parts, to measure them one by one. The suppression reads what the selection left in the workspace
+// and in candidate_*, and may be run again.
+enum CaliboxPart : int32_t { calibox_whole = 0, calibox_selection = 1, calibox_suppression = 2 };
 
 // Below zero: refused before anything ran. Above zero: a cudaError_t.
 enum CaliboxStatus : int32_t {
@@ -76,6 +80,9 @@ CALIBOX_EXPORT uint64_t calibox_nms_workspace_bytes(CaliboxNms const* call);
 // Enqueues the operator on a cudaStream_t (nullptr: the default stream; ignored by the host build) and returns a
 // CaliboxStatus or a cudaError_t. Allocates nothing, waits for nothing, and may be captured in a CUDA graph.
 CALIBOX_EXPORT int32_t calibox_nms_launch(CaliboxNms const* call, void* stream);
+
+// As calibox_nms_launch, one CaliboxPart of it.
+CALIBOX_EXPORT int32_t calibox_nms_launch_part(CaliboxNms const* call, int32_t part, void* stream);
 
 // One English sentence for what calibox_nms_launch returned.
 CALIBOX_EXPORT char const* calibox_nms_status_text(int32_t status);

@@ -276,6 +276,19 @@ inline float half_to_float(std::uint16_t bits) {
     return bits >> 15 ? -size : size;
 }
 
+// To the nearest, ties to even. 13 bits of a float's fraction go; below 2^-14 a half counts in steps of 2^-24.
+inline std::uint16_t float_to_half(float value) {
+    unsigned const sign = std::signbit(value) ? 0x8000u : 0;
+    float const size = std::fabs(value);
+    if (std::isnan(size)) return static_cast<std::uint16_t>(sign | 0x7fff);
+    if (size >= 65520) return static_cast<std::uint16_t>(sign | 0x7c00);  // halfway beyond the largest half
+    int exponent = -13;
+    if (size >= std::ldexp(1.0f, -14)) std::frexp(size, &exponent);
+    // The fraction's eleventh bit, where there is one, adds itself to the exponent's field.
+    auto const steps = static_cast<unsigned>(std::nearbyint(std::ldexp(size, 11 - exponent)));
+    return static_cast<std::uint16_t>(sign | (steps + (static_cast<unsigned>(exponent + 13) << 10)));
+}
+
 }  // namespace calibox::emulator
 
 inline void __syncthreads() { calibox::emulator::block->barrier.wait(); }

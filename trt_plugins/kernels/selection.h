@@ -11,8 +11,8 @@
 
 namespace calibox {
 
-constexpr unsigned scoring_threads = 256;     // eight warps: enough blocks on every multiprocessor
-constexpr unsigned selecting_threads = 1024;  // one block per image has to hide the latency by itself
+constexpr unsigned scoring_threads = block_threads(256);     // eight warps: enough blocks on every multiprocessor
+constexpr unsigned selecting_threads = block_threads(1024);  // one block per image has to hide the latency by itself
 
 // Threads that share an anchor: a whole warp reads the 80 scores of an anchor side by side, one thread a single score.
 inline unsigned lanes_per_anchor(int classes) { return classes > 16 ? 32 : classes > 4 ? 8 : 1; }

@@ -10,7 +10,7 @@
 
 namespace calibox {
 
-constexpr unsigned suppressing_threads = 512;
+constexpr unsigned suppressing_threads = block_threads(512);
 
 // Boxes of every candidate, one bit each that says it is alive, and the number of detections. 61.9 KB for K = 3840:
 // below the 64 KB that a block can have on compute capability 7.5.
@@ -20,7 +20,7 @@ inline std::size_t suppression_shared_bytes(unsigned candidates) {
 
 __device__ __forceinline__ float side(float low, float high) { return fmaxf(__fsub_rn(high, low), 0.0f); }
 
-// intersection > threshold * union as in `calibox_core.nms.suppress`, each step rounded once; an inverted box is empty.
+// intersection > threshold * union as in `calibox_core.suppression`, each step rounded once; an inverted box is empty.
 __device__ __forceinline__ bool overlaps(float4 kept, float4 other, float threshold) {
     float const common = __fmul_rn(side(fmaxf(kept.x, other.x), fminf(kept.z, other.z)),
                                    side(fmaxf(kept.y, other.y), fminf(kept.w, other.w)));
@@ -59,7 +59,7 @@ __device__ inline void load_field(Field const& field, float const* boxes) {
         unsigned const members = min(warp, field.count - tile * warp);
         field.alive[tile] = whole_warp >> (warp - members);
     }
-    __syncthreads();
+    CALIBOX_LOADING_BARRIER();
 }
 
 // For each candidate the earlier members of its tile that would remove it.

@@ -1,8 +1,9 @@
 #include "attributes.h"
 
 #include <array>
-#include <cstring>
 #include <string_view>
+
+#include "fields.h"
 
 namespace calibox {
 namespace {
@@ -12,30 +13,6 @@ using nvinfer1::PluginFieldType;
 
 // In the order of CaliboxOutScore.
 constexpr std::array<std::string_view, 3> out_scores{"key", "classification", "classification_clustered"};
-
-template <class T>
-T value_of(PluginField const& field) {
-    T value;
-    std::memcpy(&value, field.data, sizeof value);
-    return value;
-}
-
-// TensorRT's parser gives the type that the creator declares; other callers pass 64 bits.
-void read_integer(PluginField const& field, std::int32_t& into) {
-    if (field.type == PluginFieldType::kINT32) into = value_of<std::int32_t>(field);
-    if (field.type == PluginFieldType::kINT64) into = static_cast<std::int32_t>(value_of<std::int64_t>(field));
-}
-
-void read_float(PluginField const& field, float& into) {
-    if (field.type == PluginFieldType::kFLOAT32) into = value_of<float>(field);
-    if (field.type == PluginFieldType::kFLOAT64) into = static_cast<float>(value_of<double>(field));
-}
-
-void read_text(PluginField const& field, std::string& into) {
-    if (field.type != PluginFieldType::kCHAR) return;
-    into.assign(static_cast<char const*>(field.data), static_cast<std::size_t>(field.length));
-    into.resize(std::strlen(into.c_str()));  // some callers count the zero at the end
-}
 
 void read_field(PluginField const& field, Attributes& attributes) {
     std::string_view const name = field.name;
@@ -48,14 +25,11 @@ void read_field(PluginField const& field, Attributes& attributes) {
 
 std::string complaint(Attributes const& attributes) {
     std::string wrong;
-    auto const demand = [&wrong](bool good, char const* what) {
-        if (!good) wrong += (wrong.empty() ? "" : ", ") + std::string(what);
-    };
-    demand(attributes.out_score_number() >= 0, "out_score must be key, classification or classification_clustered");
-    demand(attributes.class_agnostic == 0 || attributes.class_agnostic == 1, "class_agnostic must be 0 or 1");
-    demand(attributes.candidate_floor >= 0, "candidate_floor must be at least 0");
-    demand(attributes.pre_nms_top_k >= 1 && attributes.pre_nms_top_k <= 3840, "pre_nms_top_k must be 1..3840");
-    demand(attributes.max_detections >= 1, "max_detections must be at least 1");
+    demand(wrong, attributes.out_score_number() >= 0, "out_score must be key, classification or classification_clustered");
+    demand(wrong, attributes.class_agnostic == 0 || attributes.class_agnostic == 1, "class_agnostic must be 0 or 1");
+    demand(wrong, attributes.candidate_floor >= 0, "candidate_floor must be at least 0");
+    demand(wrong, attributes.pre_nms_top_k >= 1 && attributes.pre_nms_top_k <= 3840, "pre_nms_top_k must be 1..3840");
+    demand(wrong, attributes.max_detections >= 1, "max_detections must be at least 1");
     return wrong.empty() ? wrong : "CalibratedNMS: " + wrong + "; give every attribute";
 }
 

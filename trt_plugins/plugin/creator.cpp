@@ -1,8 +1,9 @@
-// The creator, and the two functions that TensorRT looks for in a plugin library.
+// The creators, and the two functions that TensorRT looks for in a plugin library.
 #include <memory>
 #include <new>
 
 #include "plugin.h"
+#include "pool_plugin.h"
 
 namespace calibox {
 namespace {
@@ -11,17 +12,18 @@ using namespace nvinfer1;
 
 ILoggerFinder* logger_finder = nullptr;
 
-class CalibratedNmsCreator final : public IPluginCreatorV3One {
+template <class Plugin>
+class Creator final : public IPluginCreatorV3One {
    public:
-    CalibratedNmsCreator() {
+    Creator() {
         for (auto& field : fields_) field.data = nullptr;  // names and types only
     }
 
     IPluginV3* createPlugin(AsciiChar const*, PluginFieldCollection const* fields,
                             TensorRTPhase) noexcept override try {
-        Attributes attributes;
+        typename Plugin::Attributes attributes;
         std::string const wrong = read_attributes(*fields, attributes);
-        if (wrong.empty()) return new CalibratedNmsPlugin(std::move(attributes));
+        if (wrong.empty()) return new Plugin(std::move(attributes));
         log_error(wrong);
         return nullptr;
     } catch (std::bad_alloc const&) {
@@ -29,12 +31,12 @@ class CalibratedNmsCreator final : public IPluginCreatorV3One {
     }
 
     PluginFieldCollection const* getFieldNames() noexcept override { return &collection_; }
-    AsciiChar const* getPluginName() const noexcept override { return plugin_name; }
+    AsciiChar const* getPluginName() const noexcept override { return Plugin::name; }
     AsciiChar const* getPluginVersion() const noexcept override { return plugin_version; }
     AsciiChar const* getPluginNamespace() const noexcept override { return plugin_namespace; }
 
    private:
-    std::vector<PluginField> fields_ = fields_of(Attributes{});
+    std::vector<PluginField> fields_ = fields_of(typename Plugin::Attributes{});
     PluginFieldCollection collection_{static_cast<std::int32_t>(fields_.size()), fields_.data()};
 };
 
@@ -48,9 +50,10 @@ void log_error(std::string const& sentence) noexcept {
 }  // namespace calibox
 
 extern "C" CALIBOX_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count) {
-    static calibox::CalibratedNmsCreator creator;
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&creator};
-    count = 1;
+    static calibox::Creator<calibox::CalibratedNmsPlugin> suppression;
+    static calibox::Creator<calibox::PrRoiPoolPlugin> pooling;
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&suppression, &pooling};
+    count = 2;
     return creators;
 }
 

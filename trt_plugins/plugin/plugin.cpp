@@ -1,9 +1,5 @@
 #include "plugin.h"
 
-#include <limits>
-#include <new>
-#include <utility>
-
 namespace calibox {
 namespace {
 
@@ -17,14 +13,6 @@ enum Input : std::int32_t { boxes, p, q, fusion };
 bool is_integer_output(std::int32_t output) { return output == 0 || output == 2 || output == 7; }
 bool is_box_output(std::int32_t output) { return output == 1 || output == 6; }
 bool is_candidate_output(std::int32_t output) { return output >= 6; }
-
-bool as_int32(std::int64_t from, std::int32_t& into) {
-    if (from < 0 || from > std::numeric_limits<std::int32_t>::max()) return false;
-    into = static_cast<std::int32_t>(from);
-    return true;
-}
-
-std::int32_t element(DataType type) { return type == DataType::kHALF ? calibox_float16 : calibox_float32; }
 
 // Sizes of a call; false where the shapes are not the operator's.
 bool read_shapes(Dims const& box, Dims const& score, Dims const& quality, CaliboxNms& call) {
@@ -57,36 +45,9 @@ void point_to(CaliboxNms& call, void const* const* in, void* const* out) {
 
 }  // namespace
 
-CalibratedNmsPlugin::CalibratedNmsPlugin(Attributes attributes) : attributes_(std::move(attributes)) {}
-
-IPluginCapability* CalibratedNmsPlugin::getCapabilityInterface(PluginCapabilityType type) noexcept {
-    switch (type) {
-        case PluginCapabilityType::kCORE: return static_cast<IPluginV3OneCore*>(this);
-        case PluginCapabilityType::kBUILD: return static_cast<IPluginV3OneBuild*>(this);
-        case PluginCapabilityType::kRUNTIME: return static_cast<IPluginV3OneRuntime*>(this);
-    }
-    return nullptr;
-}
-
-IPluginV3* CalibratedNmsPlugin::clone() noexcept {
-    try {
-        return new CalibratedNmsPlugin(attributes_);
-    } catch (std::bad_alloc const&) {
-        return nullptr;
-    }
-}
-
-std::int32_t CalibratedNmsPlugin::getNbOutputs() const noexcept { return output_count; }
-
-std::int32_t CalibratedNmsPlugin::configurePlugin(
-    DynamicPluginTensorDesc const*, std::int32_t inputs, DynamicPluginTensorDesc const*,
-    std::int32_t outputs) noexcept {
-    return inputs == input_count && outputs == output_count ? 0 : -1;
-}
-
 std::int32_t CalibratedNmsPlugin::getOutputDataTypes(
     DataType* types, std::int32_t outputs, DataType const*, std::int32_t inputs) const noexcept {
-    if (inputs != input_count || outputs != output_count) return -1;
+    if (!good_counts(inputs, outputs)) return -1;
     for (std::int32_t i = 0; i < output_count; ++i)
         types[i] = is_integer_output(i) ? DataType::kINT32 : DataType::kFLOAT;
     return 0;
@@ -95,7 +56,7 @@ std::int32_t CalibratedNmsPlugin::getOutputDataTypes(
 std::int32_t CalibratedNmsPlugin::getOutputShapes(
     DimsExprs const* in, std::int32_t inputs, DimsExprs const*, std::int32_t, DimsExprs* out, std::int32_t outputs,
     IExprBuilder& builder) noexcept {
-    if (inputs != input_count || outputs != output_count) return -1;
+    if (!good_counts(inputs, outputs)) return -1;
     for (std::int32_t i = 0; i < input_count; ++i)
         if (in[i].nbDims != ranks[i]) return -1;
     for (std::int32_t i = 0; i < output_count; ++i) {
@@ -110,11 +71,11 @@ std::int32_t CalibratedNmsPlugin::getOutputShapes(
 
 bool CalibratedNmsPlugin::supportsFormatCombination(
     std::int32_t place, DynamicPluginTensorDesc const* tensors, std::int32_t inputs, std::int32_t outputs) noexcept {
-    if (inputs != input_count || outputs != output_count) return false;
+    if (!good_counts(inputs, outputs)) return false;
     auto const& tensor = tensors[place].desc;
     if (tensor.format != TensorFormat::kLINEAR) return false;
     if (place == q) return tensor.type == tensors[p].desc.type;
-    if (place < fusion) return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF;
+    if (place < fusion) return is_float(tensor.type);
     bool const integer = place >= input_count && is_integer_output(place - input_count);
     return tensor.type == (integer ? DataType::kINT32 : DataType::kFLOAT);
 }
@@ -128,7 +89,7 @@ std::size_t CalibratedNmsPlugin::getWorkspaceSize(
 
 std::int32_t CalibratedNmsPlugin::onShapeChange(
     PluginTensorDesc const* in, std::int32_t inputs, PluginTensorDesc const*, std::int32_t outputs) noexcept {
-    if (inputs != input_count || outputs != output_count) return -1;
+    if (!good_counts(inputs, outputs)) return -1;
     CaliboxNms call{};
     attributes_.write_to(call);
     bool const good = read_shapes(in[boxes].dims, in[p].dims, in[q].dims, call);
@@ -153,14 +114,6 @@ std::int32_t CalibratedNmsPlugin::enqueue(
     std::int32_t const status = calibox_nms_launch(&call, stream);
     if (status != calibox_ok) log_error(std::string("CalibratedNMS: ") + calibox_nms_status_text(status));
     return status;
-}
-
-IPluginV3* CalibratedNmsPlugin::attachToContext(IPluginResourceContext*) noexcept { return clone(); }
-
-PluginFieldCollection const* CalibratedNmsPlugin::getFieldsToSerialize() noexcept {
-    fields_ = fields_of(attributes_);
-    collection_ = {static_cast<std::int32_t>(fields_.size()), fields_.data()};
-    return &collection_;
 }
 
 }  // namespace calibox

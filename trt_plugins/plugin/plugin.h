@@ -6,30 +6,16 @@
 #pragma once
 
 #include "attributes.h"
+#include "base.h"
 
 namespace calibox {
 
-constexpr char const* plugin_name = "CalibratedNMS";
-constexpr char const* plugin_version = "1";
-constexpr char const* plugin_namespace = "calibox";
-
-class CalibratedNmsPlugin final : public nvinfer1::IPluginV3,
-                                  public nvinfer1::IPluginV3OneCore,
-                                  public nvinfer1::IPluginV3OneBuild,
-                                  public nvinfer1::IPluginV3OneRuntime {
+class CalibratedNmsPlugin final : public PluginBase<CalibratedNmsPlugin, Attributes, 6, 10> {
    public:
-    explicit CalibratedNmsPlugin(Attributes attributes);
+    static constexpr char const* name = "CalibratedNMS";
 
-    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
-    nvinfer1::IPluginV3* clone() noexcept override;
+    using PluginBase::PluginBase;
 
-    nvinfer1::AsciiChar const* getPluginName() const noexcept override { return plugin_name; }
-    nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return plugin_version; }
-    nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return plugin_namespace; }
-
-    std::int32_t getNbOutputs() const noexcept override;
-    std::int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* in, std::int32_t inputs,
-                                 nvinfer1::DynamicPluginTensorDesc const* out, std::int32_t outputs) noexcept override;
     std::int32_t getOutputDataTypes(nvinfer1::DataType* types, std::int32_t outputs, nvinfer1::DataType const* in,
                                     std::int32_t inputs) const noexcept override;
     std::int32_t getOutputShapes(nvinfer1::DimsExprs const* in, std::int32_t inputs, nvinfer1::DimsExprs const*,
@@ -39,22 +25,11 @@ class CalibratedNmsPlugin final : public nvinfer1::IPluginV3,
                                    std::int32_t inputs, std::int32_t outputs) noexcept override;
     std::size_t getWorkspaceSize(nvinfer1::DynamicPluginTensorDesc const* in, std::int32_t inputs,
                                  nvinfer1::DynamicPluginTensorDesc const*, std::int32_t) const noexcept override;
-
     std::int32_t onShapeChange(nvinfer1::PluginTensorDesc const* in, std::int32_t inputs,
                                nvinfer1::PluginTensorDesc const* out, std::int32_t outputs) noexcept override;
     std::int32_t enqueue(nvinfer1::PluginTensorDesc const* in, nvinfer1::PluginTensorDesc const* out,
                          void const* const* inputs, void* const* outputs, void* workspace,
                          cudaStream_t stream) noexcept override;
-    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override;
-    nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
-
-   private:
-    Attributes attributes_;
-    std::vector<nvinfer1::PluginField> fields_;
-    nvinfer1::PluginFieldCollection collection_{};
 };
-
-// Logs through TensorRT's logger where one was given, else not at all.
-void log_error(std::string const& sentence) noexcept;
 
 }  // namespace calibox

@@ -1,4 +1,4 @@
-// Registers the creator as soon as the library is loaded, for programs that only load it (Triton, LD_PRELOAD,
+// Registers the creators as soon as the library is loaded, for programs that only load it (Triton, LD_PRELOAD,
 // `trtexec --staticPlugins`). TensorRT itself needs the other library, which exports getCreators.
 //
 // Nothing of TensorRT is linked: the registry of whichever TensorRT the program has loaded is asked for.
@@ -26,14 +26,14 @@ Registry find_registry() {
 __attribute__((constructor)) void register_creators() {
     Registry const registry = find_registry();
     if (!registry) {
-        std::fputs("calibox: no TensorRT 10 or 11 is loaded, so CalibratedNMS was not registered\n", stderr);
+        std::fputs("calibox: no TensorRT 10 or 11 is loaded, so no operator was registered\n", stderr);
         return;
     }
     std::int32_t count = 0;
     auto const* const creators = getCreators(count);
     for (std::int32_t i = 0; i < count; ++i)
         if (!registry()->registerCreator(*creators[i], "calibox"))
-            std::fputs("calibox: CalibratedNMS is registered already, or TensorRT refused it\n", stderr);
+            std::fputs("calibox: an operator is registered already, or TensorRT refused it\n", stderr);
 }
 
 }  // namespace

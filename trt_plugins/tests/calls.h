@@ -1,7 +1,7 @@
-// Calls of the operator from a file, for programs that answer them.
+// Calls of an operator from a file, for programs that answer them.
 //
-// A call is the first eleven fields of CaliboxNms, then the six inputs; its answer is the ten outputs in the struct's
-// order. Everything is in the machine's byte order, without padding.
+// A call is the fields of its struct before the first pointer, then the inputs; its answer is the outputs in the
+// struct's order. Everything is in the machine's byte order, without padding.
 #pragma once
 
 #include <cstddef>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../kernels/calibrated_nms.h"
+#include "../kernels/prroi_pool.h"
 
 using Bytes = std::vector<char>;
 
@@ -52,13 +53,30 @@ inline std::vector<Bytes> make_outputs(CaliboxNms const& call) {
     return outputs;
 }
 
+inline std::vector<Bytes> read_inputs(std::ifstream& from, CaliboxPrRoiPool const& call) {
+    std::vector<Bytes> inputs;
+    inputs.push_back(
+        read_bytes(from, product({call.batch, call.features, call.height, call.width}) * element_bytes(call.map_type)));
+    inputs.push_back(read_bytes(from, product({call.batch, call.rois, 4}) * sizeof(float)));
+    return inputs;
+}
+
+inline std::vector<Bytes> make_outputs(CaliboxPrRoiPool const& call) {
+    auto const bins = product({call.pooled_height, call.pooled_width});
+    return {Bytes(product({call.batch, call.rois, call.features}) * bins * element_bytes(call.map_type))};
+}
+
+template <class Call>
+constexpr std::streamsize head_bytes = offsetof(CaliboxNms, max_detections) + sizeof(std::int32_t);
+template <>
+constexpr std::streamsize head_bytes<CaliboxPrRoiPool> = offsetof(CaliboxPrRoiPool, spatial_scale) + sizeof(float);
+
 // Answers every call of a file by `answer(call, inputs, outputs)`; 0 when all were answered.
-template <class Answer>
+template <class Call, class Answer>
 int for_each_call(char const* calls_path, char const* answers_path, Answer const& answer) {
     std::ifstream calls(calls_path, std::ios::binary);
     std::ofstream answers(answers_path, std::ios::binary);
-    constexpr std::streamsize head = offsetof(CaliboxNms, max_detections) + sizeof(std::int32_t);
-    for (CaliboxNms call{}; calls.read(reinterpret_cast<char*>(&call), head); call = CaliboxNms{}) {
+    for (Call call{}; calls.read(reinterpret_cast<char*>(&call), head_bytes<Call>); call = Call{}) {
         auto inputs = read_inputs(calls, call), outputs = make_outputs(call);
         if (!answer(call, inputs, outputs)) return 1;
         for (auto const& output : outputs) answers.write(output.data(), static_cast<std::streamsize>(output.size()));

@@ -1,154 +1,98 @@
 // Makes the calls that TensorRT makes of a plugin library, in TensorRT's order, and writes what `enqueue` computes.
 //
-//     plugin_host LIBRARY CALLS ANSWERS [REGISTRY]
+//     plugin_host nms|pool LIBRARY CALLS ANSWERS [REGISTRY]
 //
 // CALLS and ANSWERS are as for replay.cpp. The library must be built with the host kernels, as memory is the CPU's.
 // With REGISTRY (a libnvinfer or libnvinfer_lean) the library is loaded by that TensorRT's plugin registry.
-#include <NvInferRuntime.h>
-#include <dlfcn.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <deque>
-#include <memory>
+#include <tuple>
 
 #include "calls.h"
-
-using namespace nvinfer1;
+#include "host.h"
 
 namespace {
 
-void demand(bool good, char const* what) {
-    if (good) return;
-    std::fprintf(stderr, "plugin_host: %s\n", what);
-    std::exit(1);
-}
+DataType type_of(std::int32_t element) { return element == calibox_float16 ? DataType::kHALF : DataType::kFLOAT; }
 
-class Value final : public apiv::VDimensionExpr {
-   public:
-    explicit Value(std::int64_t value) : value_(value) {}
-    bool isConstant() const override { return true; }
-    std::int64_t getConstantValue() const override { return value_; }
-    bool isSizeTensor() const override { return false; }
+// What the two operators differ in. `give` fills the value of a field that the creator declares; `bad` are attributes
+// that must be refused.
+struct Suppression {
+    using Call = CaliboxNms;
+    static constexpr char const* name = "CalibratedNMS";
+    static constexpr DataType wrong_output = DataType::kFLOAT;  // for the first output
 
-   private:
-    std::int64_t value_;
-};
-
-class Expression final : public IDimensionExpr {
-   public:
-    explicit Expression(std::int64_t value) : value_(value) { mImpl = &value_; }
-    ~Expression() noexcept override = default;
-
-   private:
-    Value value_;
-};
-
-// Constants only: the plugin makes no other expressions.
-class Constants final : public apiv::VExprBuilder {
-   public:
-    IDimensionExpr const* constant(std::int64_t value) override { return &made_.emplace_back(value); }
-    IDimensionExpr const* operation(DimensionOperation, IDimensionExpr const&, IDimensionExpr const&) override {
-        return nullptr;
-    }
-    IDimensionExpr const* declareSizeTensor(std::int32_t, IDimensionExpr const&, IDimensionExpr const&) override {
-        return nullptr;
+    static std::vector<Dims> shapes(Call const& call) {
+        std::int64_t const b = call.batch, a = call.anchors;
+        return {{3, {b, a, 4}}, {3, {b, a, call.classes}}, {3, {b, a, call.quality_columns}}, {2, {b, 3}}, {1, {b}}, {1, {b}}};
     }
 
-   private:
-    std::deque<Expression> made_;
-};
+    static std::vector<DataType> types(Call const& call) {
+        DataType const score = type_of(call.score_type), number = DataType::kFLOAT;
+        return {type_of(call.box_type), score, score, number, number, number};
+    }
 
-class Builder final : public IExprBuilder {
-   public:
-    Builder() { mImpl = &constants_; }
-    ~Builder() noexcept override = default;
+    static void give(PluginField& field, Call const& call) {
+        static char const* const out_scores[] = {"key", "classification", "classification_clustered"};
+        std::string const name_of = field.name;
+        if (name_of == "out_score") {
+            field.data = out_scores[call.out_score];
+            field.length = static_cast<std::int32_t>(std::strlen(out_scores[call.out_score]));
+        } else if (name_of == "class_agnostic") {
+            field.data = &call.class_agnostic;
+        } else if (name_of == "candidate_floor") {
+            field.data = &call.candidate_floor;
+        } else if (name_of == "pre_nms_top_k") {
+            field.data = &call.pre_nms_top_k;
+        } else if (name_of == "max_detections") {
+            field.data = &call.max_detections;
+        }
+    }
 
-   private:
-    Constants constants_;
-};
-
-class Errors final : public ILogger {
-   public:
-    void log(Severity severity, AsciiChar const* message) noexcept override {
-        if (severity <= Severity::kERROR) std::printf("logged: %s\n", message);
+    static Call bad() {
+        Call call{};
+        call.pre_nms_top_k = 4000;
+        call.max_detections = 1;
+        return call;
     }
 };
 
-class Finder final : public ILoggerFinder {
-   public:
-    ILogger* findLogger() override { return &errors_; }
+struct Pooling {
+    using Call = CaliboxPrRoiPool;
+    static constexpr char const* name = "PrRoIPool";
+    static constexpr DataType wrong_output = DataType::kINT32;
 
-   private:
-    Errors errors_;
+    static std::vector<Dims> shapes(Call const& call) {
+        return {{4, {call.batch, call.features, call.height, call.width}}, {3, {call.batch, call.rois, 4}}};
+    }
+
+    static std::vector<DataType> types(Call const& call) { return {type_of(call.map_type), DataType::kFLOAT}; }
+
+    static void give(PluginField& field, Call const& call) {
+        std::string const name_of = field.name;
+        if (name_of == "pooled_height") field.data = &call.pooled_height;
+        if (name_of == "pooled_width") field.data = &call.pooled_width;
+        if (name_of == "spatial_scale") field.data = &call.spatial_scale;
+    }
+
+    static Call bad() {
+        Call call{};
+        call.pooled_height = call.pooled_width = 7;  // and a scale of 0
+        return call;
+    }
 };
-
-IPluginCreatorV3One* creator_by_hand(char const* path) {
-    void* const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) std::fprintf(stderr, "%s\n", dlerror());
-    demand(library != nullptr, "the library cannot be loaded");
-    auto const creators =
-        reinterpret_cast<IPluginCreatorInterface* const* (*)(std::int32_t&)>(dlsym(library, "getCreators"));
-    auto const set_finder = reinterpret_cast<void (*)(ILoggerFinder*)>(dlsym(library, "setLoggerFinder"));
-    demand(creators && set_finder, "getCreators or setLoggerFinder is missing");
-    static Finder finder;
-    set_finder(&finder);
-    std::int32_t count = 0;
-    auto* const* const found = creators(count);
-    demand(count == 1, "there must be one creator");
-    return static_cast<IPluginCreatorV3One*>(found[0]);
-}
-
-IPluginCreatorV3One* creator_by_registry(char const* path, char const* tensorrt) {
-    void* const library = dlopen(tensorrt, RTLD_NOW | RTLD_GLOBAL);
-    if (!library) std::fprintf(stderr, "%s\n", dlerror());
-    demand(library != nullptr, "the registry's library cannot be loaded");
-    auto const registry = reinterpret_cast<IPluginRegistry* (*)()>(dlsym(library, "getPluginRegistry"));
-    demand(registry != nullptr, "there is no getPluginRegistry");
-    demand(registry()->loadLibrary(path) != nullptr, "the registry does not load the library");
-    auto* const found = registry()->getCreator("CalibratedNMS", "1", "calibox");
-    demand(found != nullptr, "the registry has no CalibratedNMS, 1, calibox");
-    std::printf("registry: CalibratedNMS version 1 in calibox\n");
-    return static_cast<IPluginCreatorV3One*>(found);
-}
-
-char const* const out_scores[] = {"key", "classification", "classification_clustered"};
 
 // As TensorRT's ONNX parser: by the names and types that the creator declares.
-std::unique_ptr<IPluginV3> create(IPluginCreatorV3One& creator, CaliboxNms const& call) {
+template <class Operator>
+std::unique_ptr<IPluginV3> create(IPluginCreatorV3One& creator, typename Operator::Call const& call) {
     auto const* const declared = creator.getFieldNames();
     std::vector<PluginField> fields;
     for (std::int32_t i = 0; i < declared->nbFields; ++i) {
         PluginField field = declared->fields[i];
-        std::string const name = field.name;
         field.length = 1;
-        if (name == "out_score") {
-            field.data = out_scores[call.out_score];
-            field.length = static_cast<std::int32_t>(std::strlen(out_scores[call.out_score]));
-        } else if (name == "class_agnostic") {
-            field.data = &call.class_agnostic;
-        } else if (name == "candidate_floor") {
-            field.data = &call.candidate_floor;
-        } else if (name == "pre_nms_top_k") {
-            field.data = &call.pre_nms_top_k;
-        } else if (name == "max_detections") {
-            field.data = &call.max_detections;
-        }
+        Operator::give(field, call);
         fields.push_back(field);
     }
     PluginFieldCollection const given{static_cast<std::int32_t>(fields.size()), fields.data()};
     return std::unique_ptr<IPluginV3>(creator.createPlugin("host", &given, TensorRTPhase::kBUILD));
-}
-
-template <class T>
-T& capability(IPluginV3& plugin, PluginCapabilityType type) {
-    return *static_cast<T*>(plugin.getCapabilityInterface(type));
-}
-
-std::vector<Dims> shapes_of_inputs(CaliboxNms const& call) {
-    std::int64_t const b = call.batch, a = call.anchors;
-    return {{3, {b, a, 4}}, {3, {b, a, call.classes}}, {3, {b, a, call.quality_columns}}, {2, {b, 3}}, {1, {b}}, {1, {b}}};
 }
 
 std::vector<Dims> shapes_of_outputs(IPluginV3OneBuild& build, std::vector<Dims> const& inputs) {
@@ -159,7 +103,8 @@ std::vector<Dims> shapes_of_outputs(IPluginV3OneBuild& build, std::vector<Dims> 
         for (std::int32_t d = 0; d < inputs[i].nbDims; ++d) in[i].d[d] = &sizes.emplace_back(inputs[i].d[d]);
     }
     Builder builder;
-    demand(build.getOutputShapes(in.data(), 6, nullptr, 0, out.data(), 10, builder) == 0, "getOutputShapes refuses");
+    auto const ins = static_cast<std::int32_t>(in.size()), outs = static_cast<std::int32_t>(out.size());
+    demand(build.getOutputShapes(in.data(), ins, nullptr, 0, out.data(), outs, builder) == 0, "getOutputShapes refuses");
     std::vector<Dims> shapes;
     for (auto const& expressions : out) {
         Dims shape{};
@@ -170,103 +115,103 @@ std::vector<Dims> shapes_of_outputs(IPluginV3OneBuild& build, std::vector<Dims> 
     return shapes;
 }
 
-std::vector<DynamicPluginTensorDesc> describe(IPluginV3OneBuild& build, CaliboxNms const& call,
-                                              std::vector<Dims> const& inputs, std::vector<Dims> const& outputs) {
-    DataType const box = call.box_type == calibox_float16 ? DataType::kHALF : DataType::kFLOAT;
-    DataType const score = call.score_type == calibox_float16 ? DataType::kHALF : DataType::kFLOAT;
-    std::vector<DataType> types{box, score, score, DataType::kFLOAT, DataType::kFLOAT, DataType::kFLOAT};
-    types.resize(16);
-    demand(build.getOutputDataTypes(types.data() + 6, 10, types.data(), 6) == 0, "getOutputDataTypes refuses");
-    std::vector<DynamicPluginTensorDesc> tensors(16);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        tensors[i].desc.type = types[i];
-        tensors[i].desc.format = TensorFormat::kLINEAR;
-        tensors[i].desc.dims = tensors[i].min = tensors[i].opt = tensors[i].max = i < 6 ? inputs[i] : outputs[i - 6];
+// All tensors of a call, inputs first.
+struct Tensors {
+    std::vector<DynamicPluginTensorDesc> all;
+    std::int32_t inputs, outputs;
+
+    DynamicPluginTensorDesc const* in() const { return all.data(); }
+    DynamicPluginTensorDesc const* out() const { return all.data() + inputs; }
+};
+
+Tensors describe(IPluginV3OneBuild& build, std::vector<DataType> types, std::vector<Dims> shapes, DataType wrong_output) {
+    Tensors tensors{{}, static_cast<std::int32_t>(types.size()), build.getNbOutputs()};
+    auto const [all, ins, outs] = std::tuple(shapes.size(), tensors.inputs, tensors.outputs);
+    types.resize(all);
+    demand(build.getOutputDataTypes(types.data() + ins, outs, types.data(), ins) == 0, "getOutputDataTypes refuses");
+    tensors.all.resize(all);
+    for (std::size_t i = 0; i < all; ++i) {
+        auto& tensor = tensors.all[i];
+        tensor.desc.type = types[i];
+        tensor.desc.format = TensorFormat::kLINEAR;
+        tensor.desc.dims = tensor.min = tensor.opt = tensor.max = shapes[i];
     }
-    for (std::int32_t i = 0; i < 16; ++i)
-        demand(build.supportsFormatCombination(i, tensors.data(), 6, 10), "a format of the contract is refused");
+    for (std::int32_t i = 0; i < ins + outs; ++i)
+        demand(build.supportsFormatCombination(i, tensors.in(), ins, outs), "a format of the contract is refused");
     auto wrong = tensors;
-    wrong[6].desc.type = DataType::kFLOAT;
-    demand(!build.supportsFormatCombination(6, wrong.data(), 6, 10), "num_detections may not be float32");
+    wrong.all[static_cast<std::size_t>(ins)].desc.type = wrong_output;
+    demand(!build.supportsFormatCombination(ins, wrong.in(), ins, outs), "the first output may not have this type");
     return tensors;
 }
 
-bool same_fields(PluginFieldCollection const& one, PluginFieldCollection const& other) {
-    bool same = one.nbFields == other.nbFields;
-    for (std::int32_t i = 0; same && i < one.nbFields; ++i) {
-        auto const &a = one.fields[i], &b = other.fields[i];
-        std::size_t const bytes = static_cast<std::size_t>(a.length) * (a.type == PluginFieldType::kCHAR ? 1 : 4);
-        same = !std::strcmp(a.name, b.name) && a.length == b.length && !std::memcmp(a.data, b.data, bytes);
-    }
-    return same;
-}
-
-// The plugin as an engine gets it back: from the fields that it asked to be stored.
-std::unique_ptr<IPluginV3> through_a_file(IPluginCreatorV3One& creator, IPluginV3& plugin) {
-    auto const* const stored =
-        capability<IPluginV3OneRuntime>(plugin, PluginCapabilityType::kRUNTIME).getFieldsToSerialize();
-    std::unique_ptr<IPluginV3> read(creator.createPlugin("host", stored, TensorRTPhase::kRUNTIME));
-    demand(read != nullptr, "the plugin is not made again from its own fields");
-    auto& runtime = capability<IPluginV3OneRuntime>(*read, PluginCapabilityType::kRUNTIME);
-    demand(same_fields(*stored, *runtime.getFieldsToSerialize()), "the fields changed on the way");
-    return read;
-}
-
-void run(IPluginV3& plugin, std::vector<DynamicPluginTensorDesc> const& tensors, std::size_t workspace_bytes,
-         std::vector<Bytes>& inputs, std::vector<Bytes>& outputs) {
+void run(IPluginV3& plugin, Tensors const& tensors, std::size_t workspace_bytes, std::vector<Bytes>& inputs,
+         std::vector<Bytes>& outputs) {
     std::unique_ptr<IPluginV3> const attached(
         capability<IPluginV3OneRuntime>(plugin, PluginCapabilityType::kRUNTIME).attachToContext(nullptr));
     auto& runtime = capability<IPluginV3OneRuntime>(*attached, PluginCapabilityType::kRUNTIME);
     std::vector<PluginTensorDesc> descriptions;
-    for (auto const& tensor : tensors) descriptions.push_back(tensor.desc);
-    demand(runtime.onShapeChange(descriptions.data(), 6, descriptions.data() + 6, 10) == 0, "onShapeChange refuses");
+    for (auto const& tensor : tensors.all) descriptions.push_back(tensor.desc);
+    auto const* const described_outputs = descriptions.data() + tensors.inputs;
+    demand(runtime.onShapeChange(descriptions.data(), tensors.inputs, described_outputs, tensors.outputs) == 0,
+           "onShapeChange refuses");
     std::vector<void const*> in;
     std::vector<void*> out;
     for (auto& input : inputs) in.push_back(input.data());
     for (auto& output : outputs) out.push_back(output.data());
-    std::unique_ptr<void, void (*)(void*)> const space(std::aligned_alloc(256, workspace_bytes + 256), std::free);
-    demand(runtime.enqueue(descriptions.data(), descriptions.data() + 6, in.data(), out.data(), space.get(), nullptr) == 0,
+    std::size_t const whole_lines = (workspace_bytes + 256) / 256 * 256;
+    std::unique_ptr<void, void (*)(void*)> const space(std::aligned_alloc(256, whole_lines), std::free);
+    demand(runtime.enqueue(descriptions.data(), described_outputs, in.data(), out.data(), space.get(), nullptr) == 0,
            "enqueue fails");
 }
 
-void answer(IPluginCreatorV3One& creator, CaliboxNms const& call, std::vector<Bytes>& inputs,
+std::size_t bytes_of(DynamicPluginTensorDesc const& tensor) {
+    std::size_t bytes = tensor.desc.type == DataType::kHALF ? 2 : 4;
+    for (std::int32_t d = 0; d < tensor.max.nbDims; ++d) bytes *= static_cast<std::size_t>(tensor.max.d[d]);
+    return bytes;
+}
+
+template <class Operator>
+void answer(IPluginCreatorV3One& creator, typename Operator::Call const& call, std::vector<Bytes>& inputs,
             std::vector<Bytes>& outputs) {
-    auto const plugin = create(creator, call);
+    auto const plugin = create<Operator>(creator, call);
     demand(plugin != nullptr, "createPlugin refuses good attributes");
     std::unique_ptr<IPluginV3> const copy(plugin->clone());
     auto& build = capability<IPluginV3OneBuild>(*copy, PluginCapabilityType::kBUILD);
-    auto const in = shapes_of_inputs(call), out = shapes_of_outputs(build, in);
-    auto const tensors = describe(build, call, in, out);
-    demand(build.configurePlugin(tensors.data(), 6, tensors.data() + 6, 10) == 0, "configurePlugin refuses");
-    std::size_t const bytes = build.getWorkspaceSize(tensors.data(), 6, tensors.data() + 6, 10);
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-        std::int64_t elements = 1;
-        for (std::int32_t d = 0; d < out[i].nbDims; ++d) elements *= out[i].d[d];
-        demand(outputs[i].size() == static_cast<std::size_t>(elements) * 4, "an output has another shape");
-    }
+    auto shapes = Operator::shapes(call);
+    auto const more = shapes_of_outputs(build, shapes);
+    shapes.insert(shapes.end(), more.begin(), more.end());
+    auto const tensors = describe(build, Operator::types(call), shapes, Operator::wrong_output);
+    demand(build.configurePlugin(tensors.in(), tensors.inputs, tensors.out(), tensors.outputs) == 0,
+           "configurePlugin refuses");
+    std::size_t const bytes = build.getWorkspaceSize(tensors.in(), tensors.inputs, tensors.out(), tensors.outputs);
+    for (std::size_t i = 0; i < outputs.size(); ++i)
+        demand(outputs[i].size() == bytes_of(tensors.out()[i]), "an output has another shape or type");
     run(*through_a_file(creator, *copy), tensors, bytes, inputs, outputs);
 }
 
-void refuse_bad_attributes(IPluginCreatorV3One& creator) {
-    CaliboxNms call{};
-    call.pre_nms_top_k = 4000;
-    call.max_detections = 1;
-    demand(create(creator, call) == nullptr, "4,000 candidates are accepted");
+template <class Operator>
+int host(int count, char** words) {
+    auto& creator = count == 6 ? *creator_by_registry(words[2], Operator::name, words[5])
+                               : *creator_by_hand(words[2], Operator::name);
+    demand(!std::strcmp(creator.getPluginName(), Operator::name) && !std::strcmp(creator.getPluginVersion(), "1") &&
+               !std::strcmp(creator.getPluginNamespace(), "calibox"),
+           "name, version or namespace are others");
+    demand(create<Operator>(creator, Operator::bad()) == nullptr, "bad attributes are accepted");
     PluginFieldCollection const none{0, nullptr};
     demand(creator.createPlugin("host", &none, TensorRTPhase::kBUILD) == nullptr, "missing attributes are accepted");
+    using Call = typename Operator::Call;
+    return for_each_call<Call>(words[3], words[4], [&](Call& call, std::vector<Bytes>& inputs, std::vector<Bytes>& outputs) {
+        answer<Operator>(creator, call, inputs, outputs);
+        return true;
+    });
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-    demand(count == 4 || count == 5, "usage: plugin_host LIBRARY CALLS ANSWERS [REGISTRY]");
-    auto& creator = count == 5 ? *creator_by_registry(words[1], words[4]) : *creator_by_hand(words[1]);
-    demand(!std::strcmp(creator.getPluginName(), "CalibratedNMS") && !std::strcmp(creator.getPluginVersion(), "1") &&
-               !std::strcmp(creator.getPluginNamespace(), "calibox"),
-           "name, version or namespace are others");
-    refuse_bad_attributes(creator);
-    return for_each_call(words[2], words[3], [&](CaliboxNms& call, std::vector<Bytes>& inputs, std::vector<Bytes>& outputs) {
-        answer(creator, call, inputs, outputs);
-        return true;
-    });
+    bool const right = count == 5 || count == 6;
+    if (right && !std::strcmp(words[1], "nms")) return host<Suppression>(count, words);
+    if (right && !std::strcmp(words[1], "pool")) return host<Pooling>(count, words);
+    std::fputs("usage: plugin_host nms|pool LIBRARY CALLS ANSWERS [REGISTRY]\n", stderr);
+    return 2;
 }

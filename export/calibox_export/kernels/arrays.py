@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibox_core.suppression import Attributes
 from calibox_export.kernels.library import (
     FLOAT16,
     FLOAT32,
     INPUT_NAMES,
     INTEGER_OUTPUTS,
-    Attributes,
     KernelLibrary,
     Sizes,
     output_shapes,

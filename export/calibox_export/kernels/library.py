@@ -8,9 +8,11 @@ is there to test them). Letters: B images, A anchors, C classes, K candidates (`
 import ctypes
 import os
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+from calibox_core.suppression import Attributes
 
 FOLDER_VARIABLE = "CALIBOX_KERNELS"
 _CHECKOUT_FOLDER = Path(__file__).parents[3] / "trt_plugins" / "build"
@@ -48,28 +50,12 @@ class Device(StrEnum):
 _FILES = {Device.CUDA: "libcalibox_kernels.so", Device.HOST: "libcalibox_kernels_host.so"}
 
 
-class Attributes(Protocol):
-    """What is fixed in the graph: `calibox_core.nms.NmsAttributes`, or anything with its fields."""
+class Part(IntEnum):
+    """The operator, or one of its parts, to measure it; `SUPPRESSION` reads what `SELECTION` left behind."""
 
-    @property
-    def out_score(self) -> str:
-        """One of key, classification and classification_clustered."""
-
-    @property
-    def class_agnostic(self) -> bool:
-        """Whether boxes compete across classes."""
-
-    @property
-    def candidate_floor(self) -> float:
-        """Candidates have p above this."""
-
-    @property
-    def pre_nms_top_k(self) -> int:
-        """K, 1..3840."""
-
-    @property
-    def max_detections(self) -> int:
-        """N, at least 1."""
+    WHOLE = 0
+    SELECTION = 1
+    SUPPRESSION = 2
 
 
 class Sizes(NamedTuple):
@@ -107,31 +93,38 @@ def output_shapes(batch: int, attributes: Attributes) -> dict[str, tuple[int, ..
     return shapes
 
 
+def load_library(path: Path, call: type[ctypes.Structure], operator: str) -> ctypes.CDLL:
+    """The library, with the functions of one operator (``nms``, ``prroi_pool``) declared.
+
+    Raises:
+        KernelError: it cannot be loaded, or its struct of a call is not ``call``.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        size, launch, text = (
+            getattr(library, f"calibox_{operator}_{name}") for name in ("call_bytes", "launch", "status_text")
+        )
+    except (OSError, AttributeError) as error:
+        raise KernelError(f"{path} cannot be loaded ({error}); build it as docs/plugin.md says") from error
+    size.restype = ctypes.c_uint64
+    launch.restype, launch.argtypes = ctypes.c_int32, [ctypes.POINTER(call), ctypes.c_void_p]
+    text.restype, text.argtypes = ctypes.c_char_p, [ctypes.c_int32]
+    if size() != ctypes.sizeof(call):
+        raise KernelError(f"{path} was built from another version of calibox; build it again as docs/plugin.md says")
+    return library
+
+
 class KernelLibrary:
     """A loaded library; `launch` may be called from several threads."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise KernelError(f"{path} cannot be loaded ({error}); build it as docs/plugin.md says") from error
-        self._declare()
-        if self._library.calibox_nms_call_bytes() != ctypes.sizeof(_Call):
-            raise KernelError(
-                f"{path} was built from another version of calibox; build it again as docs/plugin.md says"
-            )
+        self._library = load_library(path, _Call, "nms")
+        part = self._library.calibox_nms_launch_part
+        part.restype, part.argtypes = ctypes.c_int32, [ctypes.POINTER(_Call), ctypes.c_int32, ctypes.c_void_p]
+        self._library.calibox_nms_device.restype = ctypes.c_char_p
+        self._library.calibox_nms_workspace_bytes.restype = ctypes.c_uint64
+        self._library.calibox_nms_workspace_bytes.argtypes = [ctypes.POINTER(_Call)]
         self.device = Device(self._library.calibox_nms_device().decode())
-
-    def _declare(self) -> None:
-        library = self._library
-        library.calibox_nms_call_bytes.restype = ctypes.c_uint64
-        library.calibox_nms_device.restype = ctypes.c_char_p
-        library.calibox_nms_status_text.restype = ctypes.c_char_p
-        library.calibox_nms_status_text.argtypes = [ctypes.c_int32]
-        library.calibox_nms_workspace_bytes.restype = ctypes.c_uint64
-        library.calibox_nms_workspace_bytes.argtypes = [ctypes.POINTER(_Call)]
-        library.calibox_nms_launch.restype = ctypes.c_int32
-        library.calibox_nms_launch.argtypes = [ctypes.POINTER(_Call), ctypes.c_void_p]
 
     def workspace_bytes(self, sizes: Sizes, attributes: Attributes) -> int:
         """Bytes of device memory that a launch needs beside its outputs; 0 for what it would refuse."""
@@ -146,6 +139,7 @@ class KernelLibrary:
         outputs: Mapping[str, int],
         workspace: tuple[int, int],
         stream: int = 0,
+        part: Part = Part.WHOLE,
     ) -> None:
         """Enqueues the operator; the host build has done it when this returns.
 
@@ -156,6 +150,7 @@ class KernelLibrary:
             outputs: addresses by `OUTPUT_NAMES`, of the shapes of `output_shapes`.
             workspace: address, aligned to 256 bytes, and bytes.
             stream: a cudaStream_t; 0 is the default stream.
+            part: what of it.
 
         Raises:
             KernelError: sizes, attributes or the workspace are outside their limits, or CUDA reports an error.
@@ -166,7 +161,7 @@ class KernelLibrary:
         for name in OUTPUT_NAMES:
             setattr(call, f"out_{name}", outputs[name])
         call.workspace, call.workspace_bytes = workspace
-        status = self._library.calibox_nms_launch(call, stream)
+        status = self._library.calibox_nms_launch_part(call, part, stream)
         if status != 0:
             raise KernelError(self._library.calibox_nms_status_text(status).decode())
 

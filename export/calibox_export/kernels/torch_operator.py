@@ -5,6 +5,7 @@ be captured in a CUDA graph. On CPU tensors it is the numpy reference, not the k
 operator of known shapes. Nothing of it has a gradient.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
@@ -12,19 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibox_core.suppression import Attributes
 from calibox_export.kernels.library import (
     FLOAT16,
     FLOAT32,
     INPUT_NAMES,
     INTEGER_OUTPUTS,
-    Attributes,
+    OUTPUT_NAMES,
     Device,
     KernelLibrary,
+    Part,
     Sizes,
     library_path,
     output_shapes,
 )
 
+# PyTorch's allocators align to 64 bytes on the CPU and to 512 on CUDA; the kernels want this.
+_ALIGNMENT = 256
 _ELEMENTS = {torch.float32: FLOAT32, torch.float16: FLOAT16}
 
 
@@ -110,34 +115,58 @@ def _shapes(
     return _empty_outputs(p, _attributes(out_score, class_agnostic, candidate_floor, pre_nms_top_k, max_detections))
 
 
-def run_on_tensors(
-    library: KernelLibrary, given: tuple[Tensor, ...], attributes: Attributes, *, stream: int = 0
-) -> list[Tensor]:
-    """The outputs in the order of `library.OUTPUT_NAMES`, on the tensors' device, which must be the library's.
+@dataclass(frozen=True)
+class PreparedCall:
+    """A call with memory of its own, which may be launched again and again, also in a CUDA graph."""
+
+    library: KernelLibrary
+    attributes: Attributes
+    given: tuple[Tensor, ...]  # the six inputs, dense, in the order of `library.INPUT_NAMES`
+    outputs: list[Tensor]  # in the order of `library.OUTPUT_NAMES`
+    space: Tensor  # uint8, the workspace and room to align it
+
+    def launch(self, *, stream: int = 0, part: Part = Part.WHOLE) -> None:
+        """Computes `outputs` of what `given` holds by then.
+
+        Args:
+            stream: a cudaStream_t, ignored by the host build.
+            part: what of it.
+
+        Raises:
+            KernelError: sizes or attributes are outside their limits, or CUDA reports an error.
+        """
+        start = -self.space.data_ptr() % _ALIGNMENT
+        self.library.launch(
+            _sizes(self.given),
+            self.attributes,
+            inputs={name: tensor.data_ptr() for name, tensor in zip(INPUT_NAMES, self.given, strict=True)},
+            outputs={name: tensor.data_ptr() for name, tensor in zip(OUTPUT_NAMES, self.outputs, strict=True)},
+            workspace=(self.space.data_ptr() + start, self.space.numel() - _ALIGNMENT),
+            stream=stream,
+            part=part,
+        )
+
+
+def prepare(library: KernelLibrary, given: tuple[Tensor, ...], attributes: Attributes) -> PreparedCall:
+    """A call on the tensors' device, which must be the library's.
 
     Args:
         library: the CUDA build for CUDA tensors, the host build for CPU tensors.
         given: the six inputs in the order of `library.INPUT_NAMES`, as in `calibrated_nms`.
         attributes: of the operator.
-        stream: a cudaStream_t, ignored by the host build.
     """
     dense = tuple(tensor.contiguous() for tensor in given)
-    sizes = _sizes(dense)
-    outputs = _empty_outputs(dense[1], attributes)
-    # PyTorch's allocators align to 64 bytes on the CPU and to 512 on CUDA; the kernels want 256.
-    space = dense[1].new_empty(library.workspace_bytes(sizes, attributes) + 256, dtype=torch.uint8)
-    start = -space.data_ptr() % 256
-    library.launch(
-        sizes,
-        attributes,
-        inputs={name: tensor.data_ptr() for name, tensor in zip(INPUT_NAMES, dense, strict=True)},
-        outputs=dict(
-            zip(output_shapes(sizes.batch, attributes), (tensor.data_ptr() for tensor in outputs), strict=True)
-        ),
-        workspace=(space.data_ptr() + start, space.numel() - 256),
-        stream=stream,
-    )
-    return outputs
+    space = dense[1].new_empty(library.workspace_bytes(_sizes(dense), attributes) + _ALIGNMENT, dtype=torch.uint8)
+    return PreparedCall(library, attributes, dense, _empty_outputs(dense[1], attributes), space)
+
+
+def run_on_tensors(
+    library: KernelLibrary, given: tuple[Tensor, ...], attributes: Attributes, *, stream: int = 0
+) -> list[Tensor]:
+    """The outputs in the order of `library.OUTPUT_NAMES`, of a call as in `prepare`."""
+    call = prepare(library, given, attributes)
+    call.launch(stream=stream)
+    return call.outputs
 
 
 @cache

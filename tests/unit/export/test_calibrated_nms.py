@@ -12,7 +12,7 @@ from calibox_core.manifest import OPSET
 from calibox_core.nms import NmsAttributes, OutScore
 from calibox_export.calibrated_nms import INPUTS, OUTPUTS, calibrated_nms_function, calibrated_nms_node
 from calibox_export.graph import operator_model
-from tests.support.nms_cases import P_GRID, Q_GRID, random_boxes
+from tests.support.nms_images import P_GRID, Q_GRID, random_boxes
 from tests.support.operator_graph import run_operator
 
 FORBIDDEN = {"NonMaxSuppression", "NonZero"}  # not every runtime has them

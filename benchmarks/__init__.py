@@ -1,0 +1,1 @@
+"""Measurements of calibox against what it stands beside."""
