@@ -1,22 +1,27 @@
 """What the CalibratedNMS function costs in ONNX Runtime on this machine's CPU.
 
-    python benchmarks/operator_latency.py [--runs 60]
+    python benchmarks/operator_latency.py [--runs 60] [--threads 1] [--beside models/detector/1]
 
 "Early": boxes overlap little, so that `max_detections` are kept long before the candidates end. "Whole": boxes lie on
-a few objects, so that every candidate is visited.
+a few objects, so that every candidate is visited. Processor time, so that other work on the machine counts less.
+`--beside` names a bundle whose whole graph is timed too, and the operator as a share of it.
 """
 
 import argparse
-import os
+import dataclasses
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from calibox_core.bundle import read_bundle
 from calibox_core.nms import NmsAttributes
 from calibox_export.graph import operator_model
+from calibox_server.engine import example_batch
 
 SHAPES = ((25_200, 80), (30_000, 3))  # anchors, classes: a COCO detector at 640 px, a small one like the default bundle
 BATCHES = (1, 8)
@@ -27,17 +32,39 @@ def main() -> None:
     """Prints a table as Markdown: median [minimum] in milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=60)
-    runs = parser.parse_args().runs
-    model = operator_model(NmsAttributes(), quality_per_class=False).SerializeToString()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    print(f"onnxruntime {ort.__version__}, {options.intra_op_num_threads} threads, K = 1000, N = 100, {runs} runs\n")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--beside", type=Path, help="folder of a bundle")
+    given = parser.parse_args()
+    runs, threads = given.runs, given.threads
+    session = open_session(operator_model(NmsAttributes(), quality_per_class=False).SerializeToString(), threads)
+    print(f"onnxruntime {ort.__version__}, {threads} threads, K = 1000, N = 100, {runs} runs, processor time\n")
     print("| anchors x classes | batch | early, ms | whole, ms |\n|---|---|---|---|")
+    found = {}
     for anchors, classes in SHAPES:
         for batch in BATCHES:
             cells = [measure(session, inputs(anchors, classes, batch, objects=o), runs) for o in (100_000, 12)]
-            print(f"| {anchors:,} x {classes} | {batch} | {' | '.join(cells)} |")
+            found[anchors, classes, batch] = cells
+            print(f"| {anchors:,} x {classes} | {batch} | {' | '.join(map(shown, cells))} |")
+    if given.beside is not None:
+        print(share(given.beside, threads, runs, found[(*SHAPES[0], 1)]))
+
+
+def open_session(model: bytes | Path, threads: int) -> ort.InferenceSession:
+    """On the CPU."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def share(folder: Path, threads: int, runs: int, operator: list[list[float]]) -> str:
+    """The operator on the first shape as a part of a bundle's whole graph, one image a run."""
+    bundle = read_bundle(folder)
+    batch = example_batch(bundle.manifest, 1)
+    feeds = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    times = measure(open_session(bundle.model_path, threads), feeds, runs)
+    parts = [f"{statistics.median(cell) / statistics.median(times):.1%}" for cell in operator]
+    name = f"{bundle.manifest.name}, {bundle.manifest.input.height} x {bundle.manifest.input.width}"
+    return f"\n{name}: {shown(times)} ms; the operator is {' (early) and '.join(parts)} (whole) of that"
 
 
 def inputs(anchors: int, classes: int, batch: int, *, objects: int) -> dict[str, NDArray[np.float32]]:
@@ -59,14 +86,19 @@ def inputs(anchors: int, classes: int, batch: int, *, objects: int) -> dict[str,
     }
 
 
-def measure(session: ort.InferenceSession, feeds: dict[str, NDArray[np.float32]], runs: int) -> str:
-    """Median and minimum of single runs."""
+def measure(session: ort.InferenceSession, feeds: dict[str, NDArray[Any]], runs: int) -> list[float]:
+    """Milliseconds of single runs."""
     times = []
     for _ in range(WARM_UP + runs):
-        started = time.perf_counter()
+        started = time.process_time()
         session.run(None, feeds)
-        times.append((time.perf_counter() - started) * 1e3)
-    return f"{statistics.median(times[WARM_UP:]):.1f} [{min(times[WARM_UP:]):.1f}]"
+        times.append((time.process_time() - started) * 1e3)
+    return times[WARM_UP:]
+
+
+def shown(times: list[float]) -> str:
+    """Median and minimum."""
+    return f"{statistics.median(times):.1f} [{min(times):.1f}]"
 
 
 if __name__ == "__main__":

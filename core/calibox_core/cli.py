@@ -50,7 +50,11 @@ def build_app() -> typer.Typer:
             raise typer.Exit
 
     for command in sorted(entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
-        app.command(command.name)(command.load())
+        loaded = command.load()
+        if isinstance(loaded, typer.Typer):  # a group of commands
+            app.add_typer(loaded, name=command.name)
+        else:
+            app.command(command.name)(loaded)
     return app
 
 

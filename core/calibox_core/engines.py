@@ -4,6 +4,7 @@ Each has a record of what it needs; whoever loads an engine compares the record 
 because a runtime that gets a foreign file fails late, or answers wrongly.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from calibox_core.bundle import MODEL_FILE, Bundle, sha256_of
 from calibox_core.errors import CaliboxError
 from calibox_core.manifest import FileName, Sha256
+from calibox_core.precision import Accuracy, Precision
 
 ENGINES_FOLDER, RECORD_FILE = "engines", "engine.json"
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class EngineError(CaliboxError):
@@ -31,19 +32,6 @@ class EngineError(CaliboxError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Accuracy(_Part):
-    """An engine held against the ONNX file in float32, on the same images."""
-
-    dataset: str = Field(description="Data set and split.")
-    images: int = Field(ge=1, description="Images of it that were measured.")
-    reference: dict[str, float | None] = Field(description="AP, AP75, ... of the ONNX file, 0..1.")
-    engine: dict[str, float | None] = Field(description="The same of this engine.")
-    score_drift: float = Field(description="Mean distance of the scores of paired detections, 0..1.")
-    score_drift_max: float = Field(description="The largest one.")
-    box_drift: float = Field(description="Mean of the largest shift of a coordinate in a pair, pixels of the input.")
-    unpaired: float = Field(description="Share of the detections without a partner of their class at IoU 0.5.")
 
 
 class EngineRecord(_Part):
@@ -73,6 +61,11 @@ class BuiltEngine:
     def title(self) -> str:
         """For people: runtime and precision."""
         return f"{self.record.runtime} {self.record.precision}"
+
+
+def cache_folder() -> Path:
+    """Where what only saves time is kept for this user: ``$XDG_CACHE_HOME/calibox``, or ``~/.cache/calibox``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calibox"
 
 
 def engine_folder(bundle: Path, runtime: Runtime, precision: Precision) -> Path:

@@ -1,4 +1,9 @@
-"""Image bytes to upright RGB pixels: one decoder for server, training's evaluation and verification."""
+"""Image bytes to upright RGB pixels: one decoder for server, training's evaluation and verification.
+
+Grey, palettes, CMYK and 16 bits (of which the upper eight count) become 8-bit RGB; of an animation the first frame is
+taken. What is transparent is laid over the grey of the letterbox: the colour that a pixel has beneath its transparency
+is arbitrary, and that grey is what networks have learnt to see nothing in.
+"""
 
 import io
 import struct
@@ -13,9 +18,13 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from calibox_core.errors import TruncatedImageError, UnsupportedImageError
+from calibox_core.letterbox import PAD_VALUE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ORIENTATION = 0x0112  # EXIF tag
+
+_DEEP_MODES = frozenset({"I", "F"})  # Pillow's, of 32-bit integers and floats; 16 bits have modes of their own
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 # What Pillow raises for bytes that its readers cannot follow.
 _DAMAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, AssertionError)
@@ -39,11 +48,17 @@ class ImageHeader:
     width: int  # before `orientation` is undone
     height: int
     orientation: int  # EXIF, 1..8; 1 for TIFF, whose readers undo it themselves
+    alpha: bool = False  # whether pixels may be transparent
 
     @property
     def pixels(self) -> int:
         """Number of pixels that decoding would make."""
         return self.width * self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the pixels that `decode_image` returns."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -54,7 +69,11 @@ def read_header(data: bytes) -> ImageHeader:
         TruncatedImageError: they begin like one, but the header is damaged or cut short.
     """
     with _damage_as_ours(), _without_warnings(), _reader_of(data)(io.BytesIO(data)) as image:
-        return ImageHeader(str(image.format), image.width, image.height, _orientation(image))
+        if image.mode in _DEEP_MODES:
+            raise UnsupportedImageError(
+                f"the {image.format} has samples of 32 bits, whose black and white nobody knows; send it with 8 or 16"
+            )
+        return ImageHeader(str(image.format), image.width, image.height, _orientation(image), _has_alpha(image))
 
 
 def decode_image(data: bytes, header: ImageHeader | None = None) -> NDArray[np.uint8]:
@@ -69,7 +88,10 @@ def decode_image(data: bytes, header: ImageHeader | None = None) -> NDArray[np.u
         TruncatedImageError: the pixels end too early or are damaged.
     """
     header = header or read_header(data)
-    pixels = _decode_jpeg(data) if header.format == "JPEG" else _decode_other(data, header)
+    if header.format == "JPEG":
+        pixels = _decode_jpeg(data)
+    else:
+        pixels = _decode_transparent(data) if header.alpha else _decode_other(data, header)
     return np.ascontiguousarray(upright(pixels, header.orientation))
 
 
@@ -114,6 +136,18 @@ def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
 
 
+def _decode_transparent(data: bytes) -> NDArray[np.uint8]:
+    """Over the letterbox's grey."""
+    with _damage_as_ours():
+        with _without_warnings():
+            image = _reader_of(data)(io.BytesIO(data))
+        with image:
+            above = image.convert("RGBA")
+    pixels = Image.new("RGB", above.size, (PAD_VALUE,) * 3)
+    pixels.paste(above, mask=above)
+    return np.asarray(pixels)
+
+
 @contextmanager
 def _damage_as_ours() -> Iterator[None]:
     try:
@@ -142,6 +176,11 @@ def _reader_of(data: bytes) -> type[ImageFile.ImageFile]:
     raise UnsupportedImageError(
         f"the {len(data)} bytes are not an image that can be read; send one of {', '.join(FORMATS)}"
     )
+
+
+def _has_alpha(image: ImageFile.ImageFile) -> bool:
+    # The fourth channel of a BMP is mostly unused, and then zero.
+    return image.format != "BMP" and (image.mode in _ALPHA_MODES or "transparency" in image.info)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

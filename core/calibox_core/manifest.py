@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from calibox_core.fusion import Fusion
 from calibox_core.letterbox import PAD_VALUE
 from calibox_core.nms import NmsAttributes
+from calibox_core.precision import Accuracy, Precision
 from calibox_core.score_map import ScoreMap
 
 OPSET = 20
@@ -112,6 +113,14 @@ class Provenance(_Part):
     created: datetime = Field(description="Time of the export, UTC.")
 
 
+class LoweredFrom(_Part):
+    """The bundle in float32 that one of lower precision was made from."""
+
+    version: ModelVersion = Field(description="Its version; the name is the same.")
+    model_sha256: Sha256 = Field(description="Of its model.onnx.")
+    accuracy: Accuracy = Field(description="This bundle held against it.")
+
+
 class Manifest(_Part):
     """Schema of manifest.json, version 1. Scores, AP and thresholds are 0..1, boxes are in pixels."""
 
@@ -134,6 +143,10 @@ class Manifest(_Part):
     )
     dataset: DatasetInfo = Field(description="Training and validation data.")
     provenance: Provenance = Field(description="How the model was made.")
+    precision: Precision = Field(default="fp32", description="Of the layers; post-processing and results are float32.")
+    lowered_from: LoweredFrom | None = Field(
+        default=None, description="What `calibox quantize` made it from; null where it was exported in float32."
+    )
     measured: dict[str, dict[str, float | None]] = Field(
         default_factory=dict,
         description="Metrics per split (AP, AP50, ... in 0..1; null where the split has nothing to measure).",

@@ -8,6 +8,8 @@ import typer
 from calibox_core.cli import require_extra
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from calibox_export.verify import Report
 
 IouNetOption = Annotated[
@@ -73,11 +75,14 @@ def verify(
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Whose images are shown to both sides.")] = "val",
     images: Annotated[int, typer.Option(min=1, help="How many, in the order of their ids.")] = _IMAGES,
+    engines: Annotated[
+        str, typer.Option(help="Built engines to hold against the ONNX file: all, none, a runtime, runtime/precision.")
+    ] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
 ) -> None:
-    """Compare PyTorch, the reference and ONNX Runtime on real images at batch 1, 3 and 8.
+    """Compare PyTorch, the reference, ONNX Runtime and built engines on real images at batch 1, 3 and 8.
 
-    The exit status is 1 when they do not give the same answer.
+    The exit status is 1 when they do not give the same answer; engines of lower precision may drift.
     """
     require_extra("verify", "export", "onnx", "cv2", "simplejpeg", *(["torch", "torchvision"] if checkpoint else []))
     require_extra("verify", "cpu", "onnxruntime")
@@ -89,7 +94,11 @@ def verify(
     layout = layout_of_recipe(whole.manifest.provenance.recipe)
     folder = open_dataset(data or whole.manifest.dataset.name, layout)
     report = verify_bundle(
-        whole, letterboxed_images(folder, split, whole.manifest.input, images), checkpoint, iou_net=iou_net
+        whole,
+        letterboxed_images(folder, split, whole.manifest.input, images),
+        checkpoint,
+        iou_net=iou_net,
+        engines=engines,
     )
     _print_json(report) if as_json else _print_table(report, title=f"{whole.manifest.name}/{whole.manifest.version}")
     if not report.same:
@@ -132,6 +141,34 @@ def _print_table(report: "Report", *, title: str) -> None:
         "gaps: the largest among paired rows, boxes in pixels; a row of one side only is excused where rounding "
         "decides a near tie, and different otherwise"
     )
-    if not report.torch_compared:
+    if report.engines:
+        _print_engines(report, console)
+    if report.note:
+        console.print(report.note)
+    elif not report.torch_compared:
         console.print("PyTorch was not compared: name the checkpoint with --checkpoint")
     console.print("the same answer" if report.same else "[red]not the same answer[/red]")
+
+
+def _print_engines(report: "Report", console: "Console") -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="engines against the ONNX file", box=box.SIMPLE)
+    table.add_column("engine")
+    for column in ("score drift", "most", "box drift", "unpaired", "different"):
+        table.add_column(column, justify="right")
+    opened = [(line, line.drift) for line in report.engines if line.drift is not None]
+    for line, moved in opened:
+        table.add_row(
+            line.engine,
+            *(f"{value:.1e}" for value in (moved.score, moved.score_max, moved.box)),
+            f"{moved.unpaired:.1%}",
+            "may be" if line.outcome is None else str(line.outcome.different),
+            style="" if line.same else "red",
+        )
+    if opened:
+        console.print(table)
+    for line in report.engines:
+        if line.reason:
+            console.print(f"{line.engine} was not compared: {line.reason}")

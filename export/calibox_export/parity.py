@@ -65,11 +65,16 @@ def usual_settings(manifest: Manifest) -> list[Setting]:
     ]
 
 
-def open_graph(model: Path | bytes) -> Graph:
-    """A bundle's ONNX file, or its bytes, in ONNX Runtime on the CPU; all outputs, candidates included."""
+def open_graph(model: Path | bytes, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Graph:
+    """A bundle's ONNX file, or its bytes, in ONNX Runtime; all outputs, candidates included.
+
+    Args:
+        model: what runs.
+        providers: on what, the CPU by default; the first that is there.
+    """
     import onnxruntime as ort
 
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, providers=list(providers))
 
     def run(feeds: Arrays) -> Arrays:
         return dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feeds)), strict=True))
@@ -132,6 +137,22 @@ def compare_batch(
         outcomes[NETWORK] += _compare_candidates(_candidates(found, i), raw, setting, manifest.nms, cuts)
         outcomes[ANSWER] += _compare_detections(_detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cuts)
     return outcomes
+
+
+def compare_engine(found: Arrays, expected: Arrays, settings: Sequence[Setting], manifest: Manifest) -> Outcome:
+    """Detections of another runtime, held against what the ONNX file's own candidates make sure.
+
+    Args:
+        found: of the other runtime.
+        expected: of the ONNX file in ONNX Runtime.
+        settings: one per image.
+        manifest: of the bundle.
+    """
+    outcome = Outcome()
+    for i, setting in enumerate(settings):
+        raw = _one_hot(_candidates(expected, i), len(manifest.classes))
+        outcome += _compare_detections(_detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS)
+    return outcome
 
 
 Raw = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]  # boxes [A, 4], p [A, C], q [A, 1 or C]

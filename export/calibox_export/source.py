@@ -28,7 +28,7 @@ from calibox_training.inference import CandidateGraph
 class Reference(NamedTuple):
     """A network in torch, as `compare_batch` takes it."""
 
-    network: Network
+    network: Network | None  # None for a detector that torch cannot run
     cuts: tuple[LevelCut, ...]
     refiner: Refiner | None
 

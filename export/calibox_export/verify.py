@@ -14,6 +14,7 @@ from calibox_core.errors import DatasetError, ImageError
 from calibox_core.images import decode_image
 from calibox_core.letterbox import letterbox_into
 from calibox_core.manifest import InputSpec, Manifest
+from calibox_export.engines.agreement import NONE, EngineLine, chosen_engines, compare_engines
 from calibox_export.errors import ExportError
 from calibox_export.parity import compare_batch, open_graph, usual_settings
 from calibox_export.sameness import Outcome
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 # What a manifest's `quality.method` says of a separate quality network.
 IOU_NET = "iou_net"
+# What the recipe of a detector of `calibox attach-quality` says of it.
+FOREIGN_DETECTOR = "detector"
+FOREIGN = (
+    "PyTorch does not run the detector of this bundle, which came as an ONNX file: its steps of refinement were "
+    "computed by PyTorch, and the operator was compared with its reference"
+)
 # One image, a batch that divides nothing evenly, and a usual one.
 BATCHES = (1, 3, 8)
 
@@ -43,11 +50,13 @@ class Report:
 
     comparisons: tuple[Comparison, ...]
     torch_compared: bool
+    engines: tuple[EngineLine, ...] = ()
+    note: str = ""  # what could not be compared, and what was instead
 
     @property
     def same(self) -> bool:
-        """Whether every comparison says the same answer."""
-        return all(line.outcome.different == 0 for line in self.comparisons)
+        """Whether every comparison says the same answer, and every engine in float32."""
+        return all(line.outcome.different == 0 for line in self.comparisons) and all(e.same for e in self.engines)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; gaps of scores are 0..1, of boxes in pixels."""
@@ -55,11 +64,22 @@ class Report:
             {"comparison": line.what, "batch": line.batch, "images": line.images, **asdict(line.outcome)}
             for line in self.comparisons
         ]
-        return {"same": self.same, "torch_compared": self.torch_compared, "comparisons": lines}
+        return {
+            "same": self.same,
+            "torch_compared": self.torch_compared,
+            "comparisons": lines,
+            "engines": [line.as_json() for line in self.engines],
+            "note": self.note,
+        }
 
 
 def verify_bundle(
-    bundle: Bundle, images: NDArray[np.uint8], checkpoint: Path | None = None, *, iou_net: Path | None = None
+    bundle: Bundle,
+    images: NDArray[np.uint8],
+    checkpoint: Path | None = None,
+    *,
+    iou_net: Path | None = None,
+    engines: str = NONE,
 ) -> Report:
     """Compares the bundle's graph with the reference and, given its checkpoint, with the network in torch.
 
@@ -68,11 +88,14 @@ def verify_bundle(
         images: letterboxed, uint8 ``[I, H, W, 3]``.
         checkpoint: what the bundle was exported from; without it torch is not compared.
         iou_net: the checkpoint of its quality network, where it has one.
+        engines: which of its engines are compared with the graph: all, none, a runtime, or runtime/precision.
 
     Raises:
-        ExportError: the checkpoint is of another model.
+        ExportError: the checkpoint is of another model, or the bundle is of a lower precision than any checkpoint.
+        EngineError: it has no such engine.
     """
     reference = None if checkpoint is None else _load_reference(checkpoint, iou_net, bundle.manifest)
+    folders = chosen_engines(bundle, engines)
     graph, settings = open_graph(bundle.model_path), usual_settings(bundle.manifest)
     chosen = [settings[i % len(settings)] for i in range(len(images))]
     lines = []
@@ -90,7 +113,13 @@ def verify_bundle(
             )
             totals = {what: totals.get(what, Outcome()) + outcome for what, outcome in outcomes.items()}
         lines += [Comparison(what, batch, len(images), outcome) for what, outcome in totals.items()]
-    return Report(tuple(lines), torch_compared=reference is not None)
+    found = compare_engines(bundle, folders, images, chosen, graph=graph, batches=BATCHES)
+    return Report(
+        tuple(lines),
+        torch_compared=reference is not None and reference.network is not None,
+        engines=tuple(found),
+        note="" if reference is None or reference.network is not None else FOREIGN,
+    )
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
@@ -100,6 +129,14 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 def _load_reference(checkpoint: Path, iou_net: Path | None, manifest: Manifest) -> "Reference":
     from calibox_export.source import load_source
 
+    if manifest.precision != "fp32":
+        origin = "" if manifest.lowered_from is None else f", version {manifest.lowered_from.version}"
+        raise ExportError(
+            f"{manifest.name}/{manifest.version} is in {manifest.precision}, and PyTorch computes in float32: leave "
+            f"out --checkpoint, or verify the bundle that it was made from{origin}"
+        )
+    if FOREIGN_DETECTOR in manifest.provenance.recipe:
+        return _attached_reference(checkpoint, manifest)
     source = load_source(checkpoint)
     if (iou_net is not None) != (manifest.quality.method == IOU_NET):
         has = (
@@ -110,11 +147,31 @@ def _load_reference(checkpoint: Path, iou_net: Path | None, manifest: Manifest) 
         source = _with_quality_network(source, iou_net, manifest)
     expected = source.manifest(name=manifest.name, version=manifest.version)
     if (expected.input, expected.nms, expected.classes) != (manifest.input, manifest.nms, manifest.classes):
-        raise ExportError(
-            f"{checkpoint} is not the model of {manifest.name}/{manifest.version}: its input, classes or NMS "
-            "attributes are others; name the checkpoint that the bundle was exported from"
-        )
+        raise ExportError(_another(checkpoint, manifest))
     return source.reference()
+
+
+def _attached_reference(checkpoint: Path, manifest: Manifest) -> "Reference":
+    """Of a foreign detector: its IoU-Net's steps of refinement alone."""
+    from functools import partial
+
+    from calibox_export.iou_net.reference import refined_boxes
+    from calibox_export.source import Reference
+    from calibox_training.iou_net.attached import load_attached
+
+    model = load_attached(checkpoint)
+    recipe = model.recipe
+    if (recipe.input, recipe.nms, model.classes) != (manifest.input, manifest.nms, manifest.classes):
+        raise ExportError(_another(checkpoint, manifest))
+    refiner = partial(refined_boxes, model.features, model.predictor, recipe.refinement)
+    return Reference(None, (), refiner if recipe.refinement.steps else None)
+
+
+def _another(checkpoint: Path, manifest: Manifest) -> str:
+    return (
+        f"{checkpoint} is not the model of {manifest.name}/{manifest.version}: its input, classes or NMS attributes "
+        "are others; name the checkpoint that the bundle was exported from"
+    )
 
 
 def _with_quality_network(source: "Source", iou_net: Path, manifest: Manifest) -> "Source":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibox_core.engines import cache_folder
 from calibox_server.options import available_cores
 
 
@@ -45,8 +45,8 @@ class ChoiceCache:
 
 
 def default_cache() -> ChoiceCache:
-    """In ``$XDG_CACHE_HOME/calibox``, or ``~/.cache/calibox``."""
-    return ChoiceCache(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calibox" / "engines.json")
+    """In the user's cache folder."""
+    return ChoiceCache(cache_folder() / "engines.json")
 
 
 def _digest(key: Sequence[Any], names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What the server asks of an inference engine. Letters: B images, N rows of the outputs (detections at most)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,14 @@ class Engine(Protocol):
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Detections of one batch, which holds between 1 and ``max_batch`` images."""
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """An engine that holds more than memory of this process."""
+
+    def close(self) -> None:
+        """Frees everything; nothing runs any more."""
 
 
 def example_batch(manifest: Manifest, size: int) -> EngineInput:

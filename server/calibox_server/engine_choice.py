@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -15,10 +16,11 @@ from calibox_core.bundle import MODEL_FILE, Bundle
 from calibox_core.engines import BuiltEngine, EngineError, find_engines, read_engine
 from calibox_core.manifest import Manifest
 from calibox_server.choice_cache import ChoiceCache, default_cache
-from calibox_server.engine import Engine, example_batch, warm_up
+from calibox_server.engine import Closable, Engine, example_batch, warm_up
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.openvino_engine import OpenVinoEngine
 from calibox_server.settings import Settings
+from calibox_server.tensorrt.engine import open_tensorrt
 
 log = structlog.get_logger()
 
@@ -43,7 +45,8 @@ class EngineOpener:
 
     def __call__(self, bundle: Bundle) -> Engine:
         """The engine of the settings."""
-        if self.settings.engine == "onnxruntime":
+        plain = self.settings.precision in ("auto", bundle.manifest.precision)
+        if self.settings.engine == "onnxruntime" and plain:
             return self._onnxruntime(bundle)
         if self.settings.engine == "auto":
             return self._fastest(bundle)
@@ -55,22 +58,42 @@ class EngineOpener:
             log.warning("engine_fallback", model=bundle.manifest.name, engine="onnxruntime", reason=str(error))
             return self._onnxruntime(bundle)
 
-    def _onnxruntime(self, bundle: Bundle) -> Engine:
+    def _onnxruntime(self, bundle: Bundle, built: BuiltEngine | None = None) -> Engine:
+        """The ONNX file, or a built one; on the CPU where the provider cannot be used and a fallback is allowed."""
         asked = self.settings
-        return OnnxRuntimeEngine(
+        make = partial(
+            OnnxRuntimeEngine,
             bundle,
+            built=built,
             instances=asked.engine_instances,
             intra_op_threads=asked.intra_op_threads,
             max_batch=asked.max_batch,
         )
+        try:
+            return make(provider=asked.onnxruntime_provider)
+        except EngineError as error:
+            if not asked.engine_fallback or built is not None:
+                raise
+            log.warning("engine_fallback", model=bundle.manifest.name, engine="onnxruntime (CPU)", reason=str(error))
+            return make(provider="cpu")
 
-    def _built(self, built: BuiltEngine) -> Engine:
+    def _built(self, bundle: Bundle, built: BuiltEngine) -> Engine:
         asked = self.settings
-        return OpenVinoEngine(
+        if built.record.runtime == "onnxruntime":
+            return self._onnxruntime(bundle, built)
+        if built.record.runtime == "openvino":
+            return OpenVinoEngine(
+                built,
+                instances=asked.engine_instances,
+                intra_op_threads=asked.intra_op_threads,
+                max_batch=asked.max_batch,
+            )
+        return open_tensorrt(
             built,
-            instances=asked.engine_instances,
-            intra_op_threads=asked.intra_op_threads,
+            bundle.manifest,
+            instances=asked.instances or 1,  # on a GPU, cores say nothing
             max_batch=asked.max_batch,
+            cuda_driver=asked.cuda_driver,
         )
 
     def _asked_for(self, bundle: Bundle) -> Engine:
@@ -82,14 +105,14 @@ class EngineOpener:
                 f"{bundle.folder} has no engine for {wanted} in precision {self.settings.precision}: build one with "
                 f"`calibox build {bundle.folder} --engine {wanted}`"
             )
-        engines = [self._built(built) for built in found]
+        engines = [self._built(bundle, built) for built in found]
         return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
 
     def _fastest(self, bundle: Bundle) -> Engine:
         engines = [self._onnxruntime(bundle)]
         for built in self._records(bundle, strict=False):
             try:
-                engines.append(self._built(built))
+                engines.append(self._built(bundle, built))
             except EngineError as error:
                 log.warning("engine_unusable", model=bundle.manifest.name, engine=built.title, reason=str(error))
         return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
@@ -118,6 +141,9 @@ class EngineOpener:
         chosen = best(rates, first=names[0])
         shown = {name: round(rate, 1) for name, rate in rates.items()}
         log.info("engine_chosen", model=bundle.manifest.name, engine=chosen, images_per_second=shown, remembered=known)
+        for engine in engines:
+            if engine.name != chosen and isinstance(engine, Closable):
+                engine.close()
         return engines[names.index(chosen)]
 
 

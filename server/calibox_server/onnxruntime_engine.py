@@ -1,68 +1,129 @@
-"""ONNX Runtime on the CPU: one session whose runs proceed side by side, each in its caller's thread."""
+"""ONNX Runtime: one session whose runs proceed side by side, each in its caller's thread."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from calibox_core.bundle import Bundle
+import numpy as np
+from numpy.typing import NDArray
+
+from calibox_core.bundle import MODEL_FILE, Bundle
+from calibox_core.cpu import INT8_PRODUCTS, has_int8_products
+from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.errors import BundleError
 from calibox_core.manifest import Manifest
-from calibox_server.engine import EngineInput, EngineOutput
-
-# Batches gain nothing on CPUs, and threads inside a run cost: a 384 x 512 detector of 6 M parameters took 55 ms of CPU
-# per image alone, 55 to 57 ms in batches of 4 and 8, and 62 ms with two threads (two cores, ONNX Runtime 1.31). So the
-# default is as many single-threaded runs of one image as there are cores.
-CPU_MAX_BATCH = 1
+from calibox_server.engine import EngineInput, EngineOutput, example_batch
+from calibox_server.onnxruntime_provider import ProviderName, bucket_sizes, check_placed, placement
 
 _Signature = Mapping[str, tuple[str, tuple[int | None, ...]]]
 
 
 class OnnxRuntimeEngine:
-    """Runs a bundle's ONNX file as it is.
+    """Runs a bundle's ONNX file as it is, or one that `calibox build` made of it.
 
     Args:
-        bundle: its graph is compared with its manifest before anything runs.
+        bundle: the graph is compared with its manifest before anything runs.
+        built: what runs in place of the bundle's own file.
+        provider: on what.
         instances: runs side by side. They share one session, hence one copy of the weights.
-        intra_op_threads: threads inside each run.
-        max_batch: most images in one run; None for one.
+        intra_op_threads: threads inside each run on the CPU.
+        max_batch: most images in one run; None for the provider's default.
 
     Raises:
         BundleError: the graph does not follow the graph contract.
+        EngineError: the installed ONNX Runtime, or this machine, lacks what is needed.
     """
 
     def __init__(
-        self, bundle: Bundle, *, instances: int = 1, intra_op_threads: int = 1, max_batch: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        built: BuiltEngine | None = None,
+        provider: ProviderName = "cpu",
+        instances: int = 1,
+        intra_op_threads: int = 1,
+        max_batch: int | None = None,
     ) -> None:
         import onnxruntime as ort
 
+        place = placement(provider, ort.get_available_providers(), bundle.manifest, max_batch)
+        if built is not None:
+            check_needs(built, [name for name, _ in place.providers])
         options = ort.SessionOptions()
         options.intra_op_num_threads = intra_op_threads
         options.inter_op_num_threads = 1  # detectors are one long chain; nothing to run beside it
         # Waiting threads that spin take the cores that decode and serve.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; warnings are about graph details that no operator can change
+        path = bundle.model_path if built is None else built.folder / MODEL_FILE
         try:
-            self._session = ort.InferenceSession(bundle.model_path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(path, options, providers=list(place.providers))
         except Exception as error:  # the runtime's own types vary from version to version
-            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {bundle.model_path}: {error}") from error
+            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+        check_placed(place, self._session.get_providers())
         check_contract(
             {i.name: _signature(i) for i in self._session.get_inputs()},
             {o.name: _signature(o) for o in self._session.get_outputs()},
             bundle.manifest,
         )
-        self.name = f"onnxruntime {ort.__version__} (CPU)"
-        self.max_batch = max_batch or CPU_MAX_BATCH
+        precision = bundle.manifest.precision if built is None else built.record.precision
+        shown = "" if precision == "fp32" else f" {precision}"
+        self.name = f"onnxruntime {ort.__version__}{shown} ({place.title})"
+        self.max_batch = place.max_batch
         self.instances = self.in_flight = instances
+        self._buckets = bucket_sizes(self.max_batch) if place.buckets else ()
+        for size in self._buckets:
+            self.run(example_batch(bundle.manifest, size))
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Detections of one batch."""
-        feeds = {
-            "images": batch.images,
-            "fusion": batch.fusion,
-            "score_threshold": batch.score_threshold,
-            "iou_threshold": batch.iou_threshold,
-            "refine_steps": batch.refine_steps,
-        }
-        return EngineOutput(*self._session.run(EngineOutput._fields, feeds))
+        count = len(batch.images)
+        feeds = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        if count not in self._buckets and self._buckets:
+            feeds = _filled_up(feeds, next(size for size in self._buckets if size > count))
+        found = self._session.run(EngineOutput._fields, feeds)
+        return EngineOutput(*(array[:count] for array in found))
+
+
+def _filled_up(feeds: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
+    """With the last row again until there are ``size``."""
+    return {name: array[np.minimum(np.arange(size), len(array) - 1)] for name, array in feeds.items()}
+
+
+def check_needs(built: BuiltEngine, providers: list[str]) -> None:
+    """Whether ONNX Runtime on these providers can run a built file as it was meant.
+
+    Raises:
+        EngineError: it cannot.
+    """
+    here = [*providers, *([INT8_PRODUCTS] if has_int8_products() else [])]
+    lacking = [need for need in built.record.needs if need not in here]
+    if lacking:
+        raise EngineError(
+            f"{built.folder} needs {', '.join(lacking)}, which there is not here: serve the ONNX file, or build an "
+            "engine on this machine with `calibox build`"
+        )
+
+
+def graph_contract(manifest: Manifest) -> tuple[_Signature, _Signature]:
+    """Inputs and outputs that a bundle's graph has, as `check_contract` takes them; the batch is free."""
+    rows = manifest.nms.max_detections
+    inputs: _Signature = {
+        "images": ("tensor(uint8)", (None, manifest.input.height, manifest.input.width, 3)),
+        "fusion": ("tensor(float)", (None, 3)),
+        "score_threshold": ("tensor(float)", (None,)),
+        "iou_threshold": ("tensor(float)", (None,)),
+        "refine_steps": ("tensor(int32)", (None,)),
+    }
+    outputs: _Signature = {
+        "num_detections": ("tensor(int32)", (None,)),
+        "boxes": ("tensor(float)", (None, rows, 4)),
+        "labels": ("tensor(int32)", (None, rows)),
+        "classification_scores": ("tensor(float)", (None, rows)),
+        "localization_scores": ("tensor(float)", (None, rows)),
+        "scores": ("tensor(float)", (None, rows)),
+    }
+    return inputs, outputs
 
 
 def check_contract(inputs: _Signature, outputs: _Signature, manifest: Manifest) -> None:
@@ -75,22 +136,7 @@ def check_contract(inputs: _Signature, outputs: _Signature, manifest: Manifest) 
     Raises:
         BundleError: one sentence with every difference.
     """
-    rows = manifest.nms.max_detections
-    expected_inputs: _Signature = {
-        "images": ("tensor(uint8)", (None, manifest.input.height, manifest.input.width, 3)),
-        "fusion": ("tensor(float)", (None, 3)),
-        "score_threshold": ("tensor(float)", (None,)),
-        "iou_threshold": ("tensor(float)", (None,)),
-        "refine_steps": ("tensor(int32)", (None,)),
-    }
-    expected_outputs: _Signature = {
-        "num_detections": ("tensor(int32)", (None,)),
-        "boxes": ("tensor(float)", (None, rows, 4)),
-        "labels": ("tensor(int32)", (None, rows)),
-        "classification_scores": ("tensor(float)", (None, rows)),
-        "localization_scores": ("tensor(float)", (None, rows)),
-        "scores": ("tensor(float)", (None, rows)),
-    }
+    expected_inputs, expected_outputs = graph_contract(manifest)
     wrong = [*_differences("input", expected_inputs, inputs), *_differences("output", expected_outputs, outputs)]
     wrong += [f"input {name} is unknown" for name in sorted(set(inputs) - set(expected_inputs))]
     if wrong:

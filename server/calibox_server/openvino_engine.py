@@ -7,7 +7,7 @@ import numpy as np
 
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_server.engine import EngineInput, EngineOutput
-from calibox_server.onnxruntime_engine import CPU_MAX_BATCH
+from calibox_server.onnxruntime_provider import CPU_MAX_BATCH
 
 IR_FILE = "model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}

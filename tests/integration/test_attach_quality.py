@@ -78,6 +78,14 @@ def test_a_foreign_detector_is_served_with_a_localization_score(
     assert "its training is there already" in again.out
     assert (tmp_path / "models" / "colours" / "2").is_dir()
     assert calibox("verify", bundle.folder, "--data", folder.root, "--images", 8).code == 0
+    (checkpoint,) = (tmp_path / "run").rglob("last.ckpt")
+    done = calibox("verify", bundle.folder, "--data", folder.root, "--images", 8, "--checkpoint", checkpoint, "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["torch_compared"]) == (0, False)
+    assert report["note"].startswith("PyTorch does not run the detector of this bundle")
+    refined = [line for line in report["comparisons"] if line["comparison"] == "refined"]
+    assert len(refined) == 3
+    assert all(line["compared"] > 0 for line in refined)
 
 
 def feeds(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -28,7 +28,8 @@ def live_server(models: Path, *, open_engine: OpenEngine | None = None, **settin
 
     Returns: the base URL, once requests are taken. The server is stopped when the block ends.
     """
-    wanted = Settings(models=models, host="127.0.0.1", port=0, **settings)
+    quiet = {"log_level": "warning"}  # no line per request among what a test captures
+    wanted = Settings(models=models, host="127.0.0.1", port=0, **quiet | settings)
     with running(Service.load(wanted, open_engine)) as server:
         yield server_url(server)
 
@@ -52,6 +53,12 @@ def running(service: Service) -> Iterator[Server]:
 def server_url(server: Server) -> str:
     """Where a running server is reached."""
     return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+def grpc_address(server: Server) -> str:
+    """Where a running server is reached over gRPC; its settings name a port, 0 for any."""
+    app: Any = server.config.app
+    return f"127.0.0.1:{app.state.grpc_port}"
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from calibox_core.boxes import pairwise_iou, xywh_to_xyxy, xyxy_to_xywh
 from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth, score_iou_correlations
 from calibox_core.dataset import DataFolder, Split
-from calibox_core.engines import Accuracy
 from calibox_core.errors import DatasetError, ImageError
 from calibox_core.fusion import fuse
 from calibox_core.images import decode_image
 from calibox_core.letterbox import Letterbox, letterbox_into
 from calibox_core.manifest import Manifest
+from calibox_core.precision import Accuracy
 from calibox_export.parity import Arrays, Graph, Setting, graph_feeds
 
 PAIRED_IOU = 0.5  # a detection's partner overlaps it by at least this
@@ -48,6 +48,15 @@ class Measured:
 
     metrics: Metrics
     found: list[Found]
+
+
+class Drift(NamedTuple):
+    """How far detections are from those of the ONNX file."""
+
+    score: float  # mean distance of the scores of paired detections, 0..1
+    score_max: float  # the largest one
+    box: float  # mean of the largest shift of a coordinate in a pair, pixels of the input
+    unpaired: float  # share of the detections without a partner of their class at IoU 0.5
 
 
 def placed_images(folder: DataFolder, split: Split, manifest: Manifest, *, most: int | None = None) -> Iterator[Placed]:
@@ -85,8 +94,7 @@ def measure(graph: Graph, manifest: Manifest, folder: DataFolder, split: Split) 
     samples = [np.empty((4, 0), np.float32)]
     for image in placed_images(folder, split, manifest):
         outputs = graph(graph_feeds(image.pixels[None], [own_setting(manifest)]))
-        rows = int(outputs["num_detections"][0])
-        one = Found(*(outputs[name][0, :rows] for name in ("boxes", "labels", "scores")))
+        one = found_in(outputs, 0)
         found.append(one)
         results += _results(one, image, manifest)
         samples.append(_samples(outputs, image, truth[int(image.record["id"])], manifest))
@@ -96,19 +104,36 @@ def measure(graph: Graph, manifest: Manifest, folder: DataFolder, split: Split) 
     return Measured({**metrics, **score_iou_correlations(*np.concatenate(samples, axis=1))}, found)
 
 
+def found_in(outputs: Arrays, image: int) -> Found:
+    """Detections of one image of a batch."""
+    rows = int(outputs["num_detections"][image])
+    return Found(*(outputs[name][image, :rows] for name in ("boxes", "labels", "scores")))
+
+
 def compare(reference: Measured, engine: Measured, *, dataset: str) -> Accuracy:
     """One against the other, image by image."""
-    pairs = [_pairs(one, other) for one, other in zip(reference.found, engine.found, strict=True)]
-    score_gap, box_gap = (np.concatenate([pair[i] for pair in pairs]) for i in range(2))
-    rows = sum(len(one.labels_N) for one in (*reference.found, *engine.found))
+    moved = drift(reference.found, engine.found)
     return Accuracy(
         dataset=dataset,
-        images=len(pairs),
+        images=len(reference.found),
         reference={name: reference.metrics.get(name) for name in SHOWN},
         engine={name: engine.metrics.get(name) for name in SHOWN},
-        score_drift=float(score_gap.mean()) if len(score_gap) else 0.0,
-        score_drift_max=float(score_gap.max(initial=0)),
-        box_drift=float(box_gap.mean()) if len(box_gap) else 0.0,
+        score_drift=moved.score,
+        score_drift_max=moved.score_max,
+        box_drift=moved.box,
+        unpaired=moved.unpaired,
+    )
+
+
+def drift(reference: Sequence[Found], engine: Sequence[Found]) -> Drift:
+    """Of an engine's detections, image by image."""
+    pairs = [_pairs(one, other) for one, other in zip(reference, engine, strict=True)]
+    score_gap, box_gap = (np.concatenate([np.empty(0, np.float32), *(pair[i] for pair in pairs)]) for i in range(2))
+    rows = sum(len(one.labels_N) for one in (*reference, *engine))
+    return Drift(
+        score=float(score_gap.mean()) if len(score_gap) else 0.0,
+        score_max=float(score_gap.max(initial=0)),
+        box=float(box_gap.mean()) if len(box_gap) else 0.0,
         unpaired=1 - 2 * len(score_gap) / rows if rows else 0.0,
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from calibox_core.bundle import Bundle
-from calibox_core.engines import Precision, Runtime
+from calibox_core.engines import Runtime
+from calibox_core.precision import Precision
 from calibox_export.parity import Arrays, Graph
 
 
@@ -19,6 +20,7 @@ class Work:
     calibration: Callable[[], Iterator[Arrays]]  # feeds of training images; raises EngineError where no data were named
     max_batch: int = 8  # for runtimes that plan for a largest batch
     targets: tuple[str, ...] = ()  # devices such as sm_89, for runtimes that build for others than this machine's
+    embed_plugin: bool = False  # for TensorRT, whose plan can carry the operator's library
 
 
 class Facts(NamedTuple):

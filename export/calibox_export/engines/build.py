@@ -9,19 +9,19 @@ from calibox_core import __version__
 from calibox_core.bundle import MODEL_FILE, Bundle
 from calibox_core.dataset import DataFolder, Split
 from calibox_core.engines import (
-    Accuracy,
     BuiltEngine,
     EngineError,
     EngineRecord,
-    Precision,
     engine_folder,
     new_engine,
     write_record,
 )
+from calibox_core.precision import Accuracy, Precision
 from calibox_export.engines.accuracy import compare, measure, own_setting, placed_images
 from calibox_export.engines.backend import Backend, Work
 from calibox_export.parity import Arrays, Graph, graph_feeds, open_graph
 
+MEASURED: Split = "val"
 GUARDED = ("AP", "AP75")  # neither may fall by more than the limit
 
 
@@ -34,9 +34,10 @@ class BuildOrder:
     dataset: str = ""  # how the record names it
     limit: float = 0.5  # points of AP and AP75 that may be lost
     force: bool = False  # keep it all the same
-    calibration_images: int = 100
+    calibration_images: int = 32
     max_batch: int = 8
     targets: tuple[str, ...] = ()
+    embed_plugin: bool = False
 
 
 def build_engine(backend: Backend, bundle: Bundle, order: BuildOrder) -> BuiltEngine:
@@ -51,10 +52,11 @@ def build_engine(backend: Backend, bundle: Bundle, order: BuildOrder) -> BuiltEn
     version = _checked(backend, order)
     destination = engine_folder(bundle.folder, backend.runtime, precision)
     with new_engine(destination) as scratch:
-        work = Work(bundle, precision, partial(_calibration, bundle, order), order.max_batch, order.targets)
+        calibration = partial(calibration_feeds, bundle, order)
+        work = Work(bundle, precision, calibration, order.max_batch, order.targets, order.embed_plugin)
         facts = backend.write(work, scratch)
         accuracy = _measured(bundle, order, backend.open(scratch, precision) if order.folder else None)
-        _check_loss(accuracy, order)
+        check_loss(accuracy, order)
         record = EngineRecord(
             runtime=backend.runtime,
             precision=precision,
@@ -78,7 +80,8 @@ def _checked(backend: Backend, order: BuildOrder) -> str:
             f"{backend.runtime} has no engines in {order.precision}: choose --precision from "
             f"{', '.join(backend.precisions)}"
         )
-    if order.precision != "fp32" and order.folder is None:
+    elsewhere = order.force and order.targets  # where no data can prove it
+    if order.precision != "fp32" and order.folder is None and not elsewhere:
         raise EngineError(
             f"an engine in {order.precision} is kept only after it was measured: name a data set with --data, in the "
             "layout that the model was trained on"
@@ -88,7 +91,13 @@ def _checked(backend: Backend, order: BuildOrder) -> str:
     return version
 
 
-def _calibration(bundle: Bundle, order: BuildOrder) -> Iterator[Arrays]:
+def calibration_feeds(bundle: Bundle, order: BuildOrder) -> Iterator[Arrays]:
+    """Training images, for ranges.
+
+    Raises:
+        EngineError: no data were named.
+        DatasetError: an image cannot be read.
+    """
     if order.folder is None:
         raise EngineError("ranges are taken from training images: name a data set with --data")
     for image in placed_images(order.folder, "train", bundle.manifest, most=order.calibration_images):
@@ -105,11 +114,10 @@ def _measured(bundle: Bundle, order: BuildOrder, engine: Graph | None) -> Accura
             f"an engine in {order.precision} for another device cannot be measured here: build it on that device, or "
             "keep it unmeasured with --force"
         )
-    split: Split = "val"
     reference, lower = (
-        measure(graph, bundle.manifest, order.folder, split) for graph in (open_graph(bundle.model_path), engine)
+        measure(graph, bundle.manifest, order.folder, MEASURED) for graph in (open_graph(bundle.model_path), engine)
     )
-    return compare(reference, lower, dataset=f"{order.dataset} {split}")
+    return compare(reference, lower, dataset=f"{order.dataset} {MEASURED}")
 
 
 def points_lost(accuracy: Accuracy) -> dict[str, float]:
@@ -118,8 +126,12 @@ def points_lost(accuracy: Accuracy) -> dict[str, float]:
     return {name: (a - b) * 100 for name, (a, b) in pairs.items() if a is not None and b is not None}
 
 
-def _check_loss(accuracy: Accuracy | None, order: BuildOrder) -> None:
-    """Raises EngineError where too much is lost and nobody said that it may be."""
+def check_loss(accuracy: Accuracy | None, order: BuildOrder) -> None:
+    """Holds what was measured against the limit.
+
+    Raises:
+        EngineError: more is lost, and nobody said that it may be.
+    """
     if accuracy is None or order.force:
         return
     lost = {name: points for name, points in points_lost(accuracy).items() if points > order.limit}

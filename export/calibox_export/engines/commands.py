@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from calibox_core.cli import require_extra
-from calibox_core.engines import Accuracy, BuiltEngine, Precision, Runtime
+from calibox_core.engines import BuiltEngine, Runtime
+from calibox_core.precision import Accuracy, Precision
 
 
 def build(
@@ -22,12 +23,15 @@ def build(
     ] = None,
     limit: Annotated[float, typer.Option(min=0, help="Points of AP and of AP75 that it may lose.")] = 0.5,
     force: Annotated[bool, typer.Option("--force", help="Keep it whatever it loses.")] = False,
-    calibration_images: Annotated[int, typer.Option(min=1, help="Images that int8 takes its ranges from.")] = 100,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Images that int8 takes its ranges from.")] = 32,
     max_batch: Annotated[int, typer.Option(min=1, help="Largest batch that TensorRT plans for.")] = 8,
     target: Annotated[
         list[str] | None,
         typer.Option(help="Device such as sm_89 to build for (tensorrt-rtx); may be repeated. This machine's if none."),
     ] = None,
+    embed_plugin: Annotated[
+        bool, typer.Option("--embed-plugin", help="Put the operator's plugin into TensorRT's engine, not beside it.")
+    ] = False,
 ) -> None:
     """Build an engine for this machine into the bundle's folder engines/, and measure what its precision costs."""
     require_extra("build", "export", "onnx", "cv2", "simplejpeg", "pycocotools")
@@ -38,7 +42,8 @@ def build(
     from calibox_export.engines.build import BuildOrder, build_engine
 
     whole = read_bundle(bundle)
-    name = data or (whole.manifest.dataset.name if precision != "fp32" else None)
+    proof = None if precision == "fp32" or (force and target) else whole.manifest.dataset.name
+    name = data or proof
     folder = open_dataset(name, layout_of_recipe(whole.manifest.provenance.recipe)) if name else None
     order = BuildOrder(
         precision=precision,
@@ -49,6 +54,7 @@ def build(
         calibration_images=calibration_images,
         max_batch=max_batch,
         targets=tuple(target or ()),
+        embed_plugin=embed_plugin,
     )
     _show(build_engine(BACKENDS[engine], whole, order))
 
@@ -59,16 +65,17 @@ def _show(built: BuiltEngine) -> None:
     if accuracy is None:
         typer.echo("its accuracy was not measured: name a data set with --data")
         return
-    _show_accuracy(accuracy)
+    show_accuracy(accuracy, built.record.precision)
 
 
-def _show_accuracy(accuracy: Accuracy) -> None:
+def show_accuracy(accuracy: Accuracy, precision: Precision) -> None:
+    """A table of both sides."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{accuracy.dataset}, {accuracy.images} images", box=box.SIMPLE)
-    for column in ("", "ONNX fp32", "engine", "difference"):
+    for column in ("", "ONNX file", precision, "difference"):
         table.add_column(column, justify="right")
     for name, reference in accuracy.reference.items():
         engine = accuracy.engine[name]

@@ -1,18 +1,16 @@
-"""OpenVINO's intermediate representation of a bundle's graph; INT8 by NNCF."""
+"""OpenVINO's intermediate representation of a bundle's graph."""
 
-import logging
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import inliner
 
-from calibox_core.engines import EngineError, Precision, Runtime
+from calibox_core.engines import EngineError, Runtime
+from calibox_core.precision import Precision
 from calibox_export.engines.backend import Facts, Work
+from calibox_export.low_precision.int8 import to_int8, with_signed_inputs
+from calibox_export.low_precision.stored import check_fp32
 from calibox_export.parity import Arrays, Graph
 
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ IR_FILE = "model.xml"  # and model.bin beside it
 # What the CPU must be able to do; without it OpenVINO would quietly compute in float32.
 NEEDS: dict[Precision, tuple[str, ...]] = {"fp32": (), "bf16": ("BF16",), "int8": ("INT8",)}
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-# Layers that the quantisation leaves in float32 are those whose outputs no further layer smooths: the last convolutions
-# and products before boxes, scores and qualities.
-_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def import_openvino() -> Any:
@@ -58,9 +53,7 @@ class OpenVinoBackend:
 
     def write(self, work: Work, folder: Path) -> Facts:
         """model.xml and model.bin."""
-        write_ir(work.bundle.model_path, folder)
-        if work.precision == "int8":
-            quantise_ir(folder, work.calibration())
+        write_ir(graph_of(work), folder)
         return Facts(needs=NEEDS[work.precision])
 
     def open(self, folder: Path, precision: Precision) -> Graph:
@@ -111,27 +104,18 @@ def _replace_by_stable(node: Any) -> None:
         old.replace(new)
 
 
-def write_ir(onnx_file: Path, folder: Path) -> None:
+def graph_of(work: Work) -> onnx.ModelProto:
+    """The bundle's graph, with the pairs that OpenVINO wants where it is to be, or is already, in INT8."""
+    graph = onnx.load(work.bundle.model_path)
+    stored = check_fp32(graph, but="int8" if work.precision == "int8" else None)
+    if work.precision != "int8":
+        return graph
+    return with_signed_inputs(graph if stored == "int8" else to_int8(graph, work.calibration()))
+
+
+def write_ir(graph: onnx.ModelProto, folder: Path) -> None:
     """The graph as model.xml and model.bin, weights as they are."""
-    _save(openvino_model(onnx.load(onnx_file)), folder)
-
-
-def quantise_ir(folder: Path, feeds: Iterable[Arrays]) -> None:
-    """Puts the INT8 form of the graph in ``folder`` in its place.
-
-    Raises:
-        EngineError: NNCF is not installed.
-    """
-    # From the file, not from the model that was written: NNCF stumbles over nodes that nothing reads. The weights of
-    # what was read stay mapped to their file, which must not change meanwhile.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _save(_quantised(import_openvino().Core().read_model(folder / IR_FILE), feeds), Path(scratch))
-        for path in Path(scratch).iterdir():
-            path.replace(folder / path.name)
-
-
-def _save(model: "ov.Model", folder: Path) -> None:
-    import_openvino().save_model(model, folder / IR_FILE, compress_to_fp16=False)
+    import_openvino().save_model(openvino_model(graph), folder / IR_FILE, compress_to_fp16=False)
 
 
 def open_ir(path: Path, precision: Precision) -> Graph:
@@ -153,58 +137,3 @@ def input_names(model: "ov.Model | ov.CompiledModel") -> list[str]:
     A port also bears the names of what is only a copy of it, so its node's own name is taken.
     """
     return [one.get_node().get_friendly_name() for one in model.inputs]
-
-
-def _quantised(model: "ov.Model", feeds: Iterable[Arrays]) -> "ov.Model":
-    """INT8 weights and activations by the ranges that the feeds show; the last layers stay as they are."""
-    try:
-        with _quiet():
-            import nncf
-    except ImportError as error:
-        raise EngineError(
-            f"NNCF cannot be imported ({error}); install it with: pip install 'calibox[quantize]'"
-        ) from error
-    names = input_names(model)
-    examples = [{name: one[name] for name in names} for one in feeds]
-    with _quiet():
-        found: ov.Model = nncf.quantize(
-            model,
-            nncf.Dataset(examples),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(examples),
-            ignored_scope=nncf.IgnoredScope(names=kept_in_float(model)),
-        )
-    return found
-
-
-def kept_in_float(model: "ov.Model") -> list[str]:
-    """Names of the last layers, and of everything between them and the results."""
-    waiting: list[Any] = list(model.get_results())
-    seen: dict[str, Any] = {}
-    while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() in seen:
-            continue
-        seen[node.get_friendly_name()] = node
-        if not _is_layer(node):
-            waiting += [value.get_source_output().get_node() for value in node.inputs()]
-    return [name for name, node in seen.items() if node.get_type_name() not in ("Parameter", "Constant", "Result")]
-
-
-def _is_layer(node: Any) -> bool:
-    """Whether weights multiply something: the operator's own products have none."""
-    if node.get_type_name() not in _LAYERS:
-        return False
-    return any(value.get_source_output().get_node().get_type_name() == "Constant" for value in node.inputs())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF reports each use to its makers' statistics unless told that it runs in a test; and it says much."""
-    os.environ.setdefault("NNCF_CI", "1")
-    logger = logging.getLogger("nncf")
-    before, logger.level = logger.level, logging.ERROR
-    try:
-        yield
-    finally:
-        logger.level = before

@@ -17,7 +17,10 @@ COMMANDS = {
     "verify",
     "attach-quality",
     "build",
+    "quantize",
     "serve",
+    "models",
+    "api-key",
     "detect",
     "eval",
 }

@@ -83,11 +83,69 @@ def test_a_header_is_read_without_the_pixels(encoding: str, monkeypatch: pytest.
     assert np.array_equal(decode_image(noise(encoding), header), decode_image(noise(encoding)))
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
 @pytest.mark.parametrize("encoding", ["png", "tiff"])
-def test_grey_palette_and_alpha_become_rgb(encoding: str, mode: str) -> None:
+def test_grey_and_palettes_become_rgb(encoding: str, mode: str) -> None:
     data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).convert(mode), **ENCODINGS[encoding])
     assert np.array_equal(decode_image(data), as_pillow_sees(data))
+    assert not read_header(data).alpha
+
+
+def over_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """As Pillow composites, which rounds in its own way."""
+    grey = Image.new("RGBA", image.size, (114, 114, 114, 255))
+    return np.asarray(Image.alpha_composite(grey, image.convert("RGBA")).convert("RGB"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("encoding", ["png", "webp", "tiff", "tiff-lzw"])
+def test_what_is_transparent_is_laid_over_the_grey_of_the_letterbox(encoding: str, mode: str) -> None:
+    image = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 4)).convert(mode)
+    data = encode(image, **ENCODINGS[encoding], **({"exact": True} if encoding == "webp" else {}))
+    assert read_header(data).alpha
+    pixels = decode_image(data)
+    assert np.abs(pixels.astype(int) - over_grey(image)).max() <= 1
+    opacity = np.asarray(image.convert("RGBA"))[..., 3]
+    assert (pixels[opacity == 0] == 114).all()
+    opaque = opacity == 255
+    assert np.array_equal(pixels[opaque], np.asarray(image.convert("RGBA"))[opaque][:, :3])
+
+
+def test_half_transparent_white_is_half_way_to_the_grey() -> None:
+    image = Image.new("RGBA", (4, 4), (255, 255, 255, 51))  # a fifth
+    assert (decode_image(encode(image, format="PNG")) == 142).all()  # 114 + 0.2 * 141 = 142.2
+
+
+def test_a_transparent_image_is_turned_upright_too() -> None:
+    image = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 4))
+    data = encode(image, format="PNG", exif=with_orientation(6))
+    assert decode_image(data).shape == (WIDTH, HEIGHT, 3)
+    assert np.array_equal(decode_image(data), upright(decode_image(encode(image, format="PNG")), 6))
+
+
+def test_a_transparent_image_cut_short_is_truncated() -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 4)), format="PNG")
+    with pytest.raises(TruncatedImageError, match="damaged or ends too early"):
+        decode_image(data[: len(data) // 2])
+
+
+def test_the_unused_channel_of_a_bmp_is_no_transparency() -> None:
+    image = Image.new("RGBA", (8, 8), (200, 100, 50, 0))
+    assert (decode_image(encode(image, format="BMP")) == [200, 100, 50]).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_samples_of_32_bits_are_unsupported(kind: type[np.generic]) -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH).astype(kind)), format="TIFF")
+    with pytest.raises(UnsupportedImageError, match=r"the TIFF has samples of 32 bits, .*; send it with 8 or 16$"):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("encoding", ["png", "webp", "tiff"])
+def test_an_animation_or_a_stack_is_its_first_frame(encoding: str) -> None:
+    frames = [Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)[:, :, order]) for order in ([0, 1, 2], [2, 0, 1])]
+    data = encode(frames[0], **ENCODINGS[encoding], save_all=True, append_images=frames[1:])
+    assert np.array_equal(decode_image(data), np.asarray(frames[0]))
 
 
 def test_a_grey_jpeg_becomes_rgb() -> None:
@@ -95,10 +153,16 @@ def test_a_grey_jpeg_becomes_rgb() -> None:
     assert np.array_equal(decode_image(data), as_pillow_sees(data))
 
 
-def test_a_transparent_palette_becomes_rgb() -> None:
+def test_a_transparent_palette_entry_is_grey() -> None:
     image = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).quantize(16)
     data = encode(image, format="PNG", transparency=3)
-    assert np.array_equal(decode_image(data), np.asarray(image.convert("RGB")))
+    expected = np.where((np.asarray(image) == 3)[..., None], 114, np.asarray(image.convert("RGB")))
+    assert np.array_equal(decode_image(data), expected)
+
+
+def test_a_cmyk_tiff_becomes_rgb() -> None:
+    data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).convert("CMYK"), format="TIFF")
+    assert np.array_equal(decode_image(data), as_pillow_sees(data))
 
 
 def test_a_cmyk_jpeg_becomes_rgb() -> None:
@@ -112,9 +176,10 @@ def test_a_cmyk_jpeg_becomes_rgb() -> None:
     assert np.abs(pixels.astype(int) - smooth).mean() < 4
 
 
-def test_sixteen_bits_keep_the_upper_eight() -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_the_upper_eight(kind: str) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
-    pixels = decode_image(encode(Image.fromarray(deep), format="PNG"))
+    pixels = decode_image(encode(Image.fromarray(deep), format=kind))
     assert np.array_equal(pixels, np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1))
 
 

@@ -21,7 +21,7 @@ from calibox_export.sameness import (
     sure_candidates,
     sure_detections,
 )
-from tests.support.nms_cases import NmsImage, random_boxes
+from tests.support.nms_images import NmsImage, random_boxes
 
 PRODUCT = Exponents(1, 1, 0)
 

@@ -1,15 +1,19 @@
 """Which engine serves: by name, by measurement, by memory, or the ONNX file where nothing else can."""
 
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from calibox_core.bundle import Bundle, read_bundle
-from calibox_core.engines import EngineError
+from calibox_core.bundle import MODEL_FILE, Bundle, read_bundle
+from calibox_core.engines import EngineError, EngineRecord, Runtime, engine_folder, new_engine, write_record
 from calibox_export.engines.build import BuildOrder, build_engine
+from calibox_export.engines.onnxruntime_file import OnnxRuntimeBackend
 from calibox_export.engines.openvino_ir import OpenVinoBackend
+from calibox_export.low_precision.quantize import quantise_bundle
 from calibox_server import engine_choice
 from calibox_server.choice_cache import ChoiceCache
 from calibox_server.engine import Engine, EngineInput, EngineOutput
@@ -18,6 +22,8 @@ from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.openvino_engine import OpenVinoEngine
 from calibox_server.settings import Settings
 from tests.support.bundles import make_tiny_bundle
+from tests.support.coco import make_coco_folder
+from tests.support.deeper_network import make_deeper_bundle
 
 Rate = Callable[[Engine], float]
 
@@ -88,6 +94,57 @@ def test_a_named_engine_is_taken_whatever_its_speed(bundle: Bundle, tmp_path: Pa
     assert isinstance(opener(tmp_path, engine="onnxruntime")(bundle), OnnxRuntimeEngine)
 
 
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_a_tensorrt_engine_where_no_gpu_is_leaves_the_onnx_file_or_fails_as_configured(
+    bundle: Bundle, tmp_path: Path, runtime: Runtime
+) -> None:
+    if shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a GPU")
+    write_tensorrt_record(bundle, runtime)
+    with capture_logs() as logs:
+        assert isinstance(opener(tmp_path)(bundle), OnnxRuntimeEngine)
+        assert isinstance(opener(tmp_path, engine=runtime)(bundle), OnnxRuntimeEngine)
+    assert [line["event"] for line in logs] == ["engine_unusable", "engine_fallback"]
+    with pytest.raises(EngineError, match=r"pip install .calibox\[|no GPU"):
+        opener(tmp_path, engine=runtime, engine_fallback=False)(bundle)
+
+
+def test_an_engine_that_was_not_chosen_frees_what_it_holds(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    closed: list[str] = []
+
+    class Slow:
+        name, max_batch, instances, in_flight = "slow", 1, 1, 2
+
+        def run(self, batch: EngineInput) -> EngineOutput:
+            raise AssertionError(batch)
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr(engine_choice, "open_tensorrt", lambda *_, **__: Slow())
+    write_tensorrt_record(bundle, "tensorrt")
+    assert isinstance(opener(tmp_path)(bundle), OnnxRuntimeEngine)
+    assert (len(measured), closed) == (2, ["slow"])
+
+
+def write_tensorrt_record(bundle: Bundle, runtime: Runtime) -> None:
+    with new_engine(engine_folder(bundle.folder, runtime, "fp32")) as scratch:
+        (scratch / "model.plan").write_bytes(b"a plan")
+        record = EngineRecord(
+            runtime=runtime,
+            precision="fp32",
+            runtime_version="11.4.0",
+            needs=("sm_89",),
+            model_sha256=bundle.manifest.files[MODEL_FILE],
+            files={},
+            calibox_version="0.1.0",
+            created=datetime.now(UTC),
+        )
+        write_record(scratch, record)
+
+
 def test_an_unwritable_cache_is_no_error(bundle: Bundle, tmp_path: Path, measured: list[str]) -> None:
     build_engine(OpenVinoBackend(), bundle, BuildOrder(precision="fp32"))
     (tmp_path / "file").write_text("not a folder")
@@ -112,3 +169,41 @@ def test_rates_count_the_images_of_every_run(bundle: Bundle) -> None:
     ticks = iter([0.0, *[2.0] * 100])
     # Each of two threads makes one run of four images, and the clock says that two seconds went by.
     assert images_per_second(Counted(), bundle.manifest, clock=lambda: next(ticks)) == pytest.approx(4.0)
+
+
+def test_a_built_onnxruntime_engine_serves_where_its_precision_is_asked_for(tmp_path: Path) -> None:
+    deeper = make_deeper_bundle(tmp_path / "models")
+    folder = make_coco_folder(tmp_path / "data")
+    build_engine(
+        OnnxRuntimeBackend(), deeper, BuildOrder(precision="int8", folder=folder, dataset="rectangles", force=True)
+    )
+    lower = opener(tmp_path, engine="onnxruntime", precision="int8", engine_fallback=False)(deeper)
+    assert lower.name.endswith("int8 (CPU)")
+    assert "int8" not in opener(tmp_path, engine="onnxruntime")(deeper).name
+
+
+def test_auto_measures_a_built_onnxruntime_engine_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deeper = make_deeper_bundle(tmp_path / "models")
+    folder = make_coco_folder(tmp_path / "data")
+    build_engine(
+        OnnxRuntimeBackend(), deeper, BuildOrder(precision="int8", folder=folder, dataset="rectangles", force=True)
+    )
+    monkeypatch.setattr(engine_choice, "images_per_second", lambda engine, _: 20.0 if "int8" in engine.name else 10.0)
+    assert "int8" in opener(tmp_path)(deeper).name
+
+
+def test_the_file_of_a_lower_bundle_is_of_its_own_precision(tmp_path: Path) -> None:
+    folder = make_coco_folder(tmp_path / "data")
+    order = BuildOrder(precision="int8", folder=folder, dataset="rectangles", force=True)
+    lower = quantise_bundle(make_deeper_bundle(tmp_path / "models"), order)
+    for settings in ({}, {"engine": "onnxruntime", "precision": "int8", "engine_fallback": False}):
+        assert opener(tmp_path, **settings)(lower).name.endswith("int8 (CPU)")
+
+
+def test_a_missing_provider_falls_back_to_the_cpu_or_fails_as_configured(bundle: Bundle, tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        assert opener(tmp_path, onnxruntime_provider="cuda")(bundle).name.endswith("(CPU)")
+    assert logs[0]["event"] == "engine_fallback"
+    assert "onnxruntime-gpu" in logs[0]["reason"]
+    with pytest.raises(EngineError, match="has no CUDAExecutionProvider"):
+        opener(tmp_path, onnxruntime_provider="cuda", engine_fallback=False)(bundle)

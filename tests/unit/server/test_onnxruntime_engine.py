@@ -10,7 +10,8 @@ from calibox_core.errors import BundleError
 from calibox_core.manifest import InputSpec
 from calibox_core.nms import NmsAttributes
 from calibox_server.engine import EngineInput, warm_up
-from calibox_server.onnxruntime_engine import CPU_MAX_BATCH, OnnxRuntimeEngine, check_contract
+from calibox_server.onnxruntime_engine import OnnxRuntimeEngine, check_contract
+from calibox_server.onnxruntime_provider import CPU_MAX_BATCH
 from tests.support.bundles import make_tiny_bundle
 from tests.support.manifests import small_manifest
 

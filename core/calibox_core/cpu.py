@@ -1,0 +1,18 @@
+"""What this machine's CPU can do."""
+
+from pathlib import Path
+
+INT8_PRODUCTS = "int8-products"  # as engine.json says it under `needs`
+# Names of the kernel: AVX-512 VNNI, AVX VNNI, and the dot products of ARM.
+_FLAGS = frozenset(("avx512_vnni", "avx_vnni", "asimddp"))
+
+
+def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether sums of INT8 products are kept in 32 bits. Where the system does not say, yes.
+
+    Without, ONNX Runtime adds pairs of products of signed and unsigned bytes in 16 bits, and large ones are cut off.
+    """
+    try:
+        return not _FLAGS.isdisjoint(cpuinfo.read_text().split())
+    except OSError:
+        return True

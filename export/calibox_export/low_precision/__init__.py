@@ -1,0 +1,1 @@
+"""A bundle's graph in lower precision: fp16, bf16, int8."""
