@@ -12,7 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SERVE_EXTRAS := server,cpu
 # Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
-ALL_EXTRAS := server,cpu,openvino,quantize,train,export,eval,reproduce,supervision,dev
+ALL_EXTRAS := server,grpc,cpu,openvino,quantize,tensorrt-rtx,train,export,eval,reproduce,supervision,otel,dev
+
+# Tests only. It asks for older packages (protobuf below 7, greenlet below 3.4) than the rest, and works with the newer.
+ALONE := tritonclient
 
 # One stamp per set of extras, newer than what decides about the packages: then pip does not run at all.
 VENV_READY := $(VENV)/.ready-venv
@@ -22,7 +25,7 @@ PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-all lint format kernels constraints clean
+.PHONY: help serve install test test-all lint format kernels protocol constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +54,10 @@ format: $(ALL_READY)  ## write the format and the fixes that ruff knows
 kernels:  ## the CUDA kernels for this machine's CPU, to test them, in trt_plugins/build (needs cmake)
 	cd trt_plugins && cmake --preset host && cmake --build --preset host
 
+PROTOCOL := server/calibox_server/oip
+protocol: $(ALL_READY)  ## the descriptors of the gRPC messages, from their .proto files
+	cd $(PROTOCOL) && ../../../$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=protocol.binpb inference.proto health.proto
+
 constraints: $(ALL_READY)  ## raise .venv to the newest versions that pyproject.toml allows, and pin them
 	$(PIP) install --upgrade --upgrade-strategy eager --editable '.[$(ALL_EXTRAS)]'
 	{ grep '^#' constraints.txt; $(PIP) freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton=)'; } > $(VENV)/pins
@@ -76,4 +83,5 @@ $(SERVE_READY): $(PINS) | $(VENV_READY)
 # These extras include those for serving.
 $(ALL_READY): $(PINS) | $(VENV_READY)
 	$(PIP) install --constraint constraints.txt --editable '.[$(ALL_EXTRAS)]'
+	$(PIP) install --constraint constraints.txt --no-deps $(ALONE)
 	@touch $@ $(SERVE_READY)

@@ -43,11 +43,6 @@ def _result(image: ImageDetections, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def server_timing(timing_ms: dict[str, float]) -> str:
-    """The `Server-Timing` header, which browsers show beside a request."""
-    return ", ".join(f"{stage};dur={value}" for stage, value in timing_ms.items())
-
-
 def models_document(models: Models) -> dict[str, Any]:
     """The answer of `GET /v1/models`."""
     ready = [_summary(pipeline, models) for pipeline in models]
@@ -85,6 +80,7 @@ def _summary(pipeline: Pipeline, models: Models) -> dict[str, Any]:
         "score_threshold": manifest.thresholds.score,
         "iou_threshold": manifest.thresholds.iou,
         "max_detections": manifest.nms.max_detections,
+        "example": manifest.example,
         "refinement": manifest.refinement and manifest.refinement.model_dump(mode="json"),
         "engine": {"name": engine.name, "instances": engine.instances, "max_batch": engine.max_batch},
     }

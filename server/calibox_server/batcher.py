@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from calibox_server.errors import OverloadedError, ServiceError, StoppingError
-from calibox_server.queue import Entry, Policy, Queue, waited_too_long
+from calibox_server.queue import Entry, Policy, Priority, Queue, waited_too_long
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,8 +25,10 @@ MIN_WAIT = 0.001  # event loops count in milliseconds; a shorter timer would fir
 class Submit(Protocol[T_contra, R_co]):
     """Puts one piece of admitted work into the queue and waits for its result."""
 
-    def __call__(self, work: T_contra, *, deadline: float) -> Coroutine[Any, Any, R_co]:
-        """Args: the work, and the time on the batcher's clock after which nobody waits for it.
+    def __call__(
+        self, work: T_contra, *, deadline: float, priority: Priority = Priority.NORMAL
+    ) -> Coroutine[Any, Any, R_co]:
+        """Args: the work, the time on the batcher's clock after which nobody waits for it, and who goes first.
 
         Raises:
             DeadlineError: the deadline passed first.
@@ -42,6 +44,7 @@ class Batcher(Generic[T, R]):
         run: one batch to as many results, in order.
         policy: when batches start.
         queue_size: pieces of work that may be admitted at once.
+        reserved: how many of these places only the high priority may take.
         release: called exactly once for each submitted work, when neither the queue nor the runner holds it any more.
         clock: seconds, monotonic.
     """
@@ -52,12 +55,13 @@ class Batcher(Generic[T, R]):
         policy: Policy,
         *,
         queue_size: int,
+        reserved: int = 0,
         release: Callable[[T], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._policy = policy
-        self._queue_size = queue_size
+        self._places = {Priority.HIGH: queue_size, Priority.NORMAL: max(1, queue_size - reserved)}
         self._release = release
         self._clock = clock
         self._queue: Queue[T, R] = Queue(policy)
@@ -80,8 +84,13 @@ class Batcher(Generic[T, R]):
         return self._held
 
     @contextlib.contextmanager
-    def admit(self, count: int) -> Iterator[Submit[T, R]]:
+    def admit(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> Iterator[Submit[T, R]]:
         """Takes ``count`` places for the length of the block, before any work is spent on them.
+
+        Args:
+            count: pieces of work.
+            priority: decides which places are open.
+            more: for somebody who holds places already and turns out to need these too; taken even while closing.
 
         Returns: the function that submits one piece of work.
 
@@ -89,7 +98,7 @@ class Batcher(Generic[T, R]):
             OverloadedError: not so many places are free.
             StoppingError: the batcher is closing.
         """
-        self.check(count)
+        self.check(count, priority=priority, more=more)
         self._held += count
         try:
             yield self._submit
@@ -97,18 +106,22 @@ class Batcher(Generic[T, R]):
             self._held -= count
             self._progress.set()
 
-    def check(self, count: int) -> None:
+    def check(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> None:
         """Raises what `admit` would raise now, and takes nothing."""
-        if self._closing:
-            raise StoppingError("the server is stopping and takes no new requests; send it again elsewhere")
-        if self._held + count > self._queue_size:
+        if self._closing and not more:
+            raise StoppingError("this model is being closed and takes no new requests; send it again")
+        places = self._places[priority]
+        if self._held + count > places:
             raise OverloadedError(
-                f"{self._held} of {self._queue_size} places in the queue are taken; try again later",
+                f"{min(self._held, places)} of {places} places in the queue are taken; try again later",
                 retry_after=max(1, math.ceil(self._held * self._pace / self._policy.instances)),
             )
 
-    async def close(self, timeout: float) -> None:
-        """Admits nothing more, waits at most ``timeout`` seconds for what was admitted, and ends the rest."""
+    async def close(self, timeout: float) -> bool:
+        """Admits nothing more, waits at most ``timeout`` seconds for what was admitted, and ends the rest.
+
+        Returns: whether everything ended in time, so that nothing runs any more.
+        """
         self._closing = True
         try:
             async with asyncio.timeout(timeout):
@@ -118,13 +131,14 @@ class Batcher(Generic[T, R]):
         except TimeoutError:
             pass
         self._closed = True
-        for entry in [*self._queue.entries, *(e for batch in self._running for e in batch)]:
+        for entry in [*self._queue, *(e for batch in self._running for e in batch)]:
             _answer(entry, StoppingError("the server stopped before the answer was ready; send it again"))
+        return not (self._held or self._running)
 
-    async def _submit(self, work: T, *, deadline: float) -> R:
+    async def _submit(self, work: T, *, deadline: float, priority: Priority = Priority.NORMAL) -> R:
         loop, now = asyncio.get_running_loop(), self._clock()
         reply: asyncio.Future[R] = loop.create_future()
-        entry: Entry[T, R] = Entry(work, reply, arrived=now, deadline=deadline)
+        entry: Entry[T, R] = Entry(work, reply, arrived=now, deadline=deadline, priority=priority)
         timer = loop.call_later(max(0.0, deadline - now), self._expire, entry)
         try:
             if self._closed:

@@ -1,4 +1,7 @@
-"""The subcommand `calibox serve`. Its options are the fields of `Options`, so that each is written down once."""
+"""The subcommands `calibox serve` and `calibox api-key`.
+
+The options of `serve` are the fields of `Options`, so that each is written down once.
+"""
 
 import inspect
 from typing import Annotated, Any
@@ -10,15 +13,36 @@ from calibox_core.cli import require_extra
 from calibox_server.options import ENV_PREFIX, Options
 
 
-def serve(**options: Any) -> None:
+def serve(context: typer.Context, **options: Any) -> None:
     """Serve bundles over HTTP: POST /v1/detect, documented at /docs."""
     require_extra("serve", "server", "pydantic_settings", "fastapi", "uvicorn", "orjson", "python_multipart")
     require_extra("serve", "server", "simplejpeg", "cv2", "prometheus_client", "structlog")
     require_extra("serve", "cpu", "onnxruntime")
     from calibox_server.serve import run
-    from calibox_server.settings import Settings
+    from calibox_server.settings import load_settings
 
-    run(Settings(**options), announce=typer.echo)
+    # The rest is read from the environment again, and then from the file.
+    given = {name: value for name, value in options.items() if _on_the_line(context, name)}
+    settings = load_settings(given)
+    if settings.grpc_port is not None:
+        require_extra("serve", "grpc", "grpc", "google.protobuf")
+    run(settings, announce=typer.echo)
+
+
+def api_key(
+    name: Annotated[str, typer.Argument(help="Who the key is for; logs and metrics show this name, never the key.")],
+) -> None:
+    """Make a key for `calibox serve`: print it once, and the line with its hash for the server's file of keys."""
+    from calibox_server.keys import make_key
+
+    key, line = make_key(name)
+    typer.echo(f"key (for the caller; it is shown only now):        {key}")
+    typer.echo(f"line (for the server's file, --api-keys-file):     {line}")
+
+
+def _on_the_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -34,4 +58,5 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 _OPTIONS = [_option(name, field) for name, field in Options.model_fields.items()]
-serve.__signature__ = inspect.Signature(_OPTIONS)  # type: ignore[attr-defined]
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+serve.__signature__ = inspect.Signature([_CONTEXT, *_OPTIONS])  # type: ignore[attr-defined]

@@ -1,10 +1,13 @@
 """Image bytes to a letterboxed slot, with limits told from the header before any pixel is decoded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.errors import ImageError, UnsupportedImageError
-from calibox_core.images import decode_image, read_header
+from calibox_core.images import ImageHeader, decode_image, read_header
 from calibox_core.letterbox import Letterbox, letterbox_into
 from calibox_server.errors import CutImageError, TooManyPixelsError, UnreadableImageError, UnsupportedMediaTypeError
 from calibox_server.requests import ImagePart
@@ -20,18 +23,43 @@ def decode_into(slot: NDArray[np.uint8], part: ImagePart, *, max_pixels: int, pa
         TooManyPixelsError: the header announces more than ``max_pixels``.
         CutImageError, UnreadableImageError: the pixels end too early, or are damaged.
     """
-    return letterbox_into(slot, _decode(part, max_pixels), pad_value=pad_value)
+    return letterbox_into(slot, decode(part, max_pixels), pad_value=pad_value)
 
 
-def _decode(part: ImagePart, max_pixels: int) -> NDArray[np.uint8]:
+def decode(part: ImagePart, max_pixels: int) -> NDArray[np.uint8]:
+    """Upright RGB pixels, uint8 ``[h, w, 3]``.
+
+    Raises:
+        ServiceError: as `decode_into`.
+    """
+    with _told_to_the_sender(part):
+        return decode_image(part.data, _header(part, max_pixels))
+
+
+def checked_header(part: ImagePart, max_pixels: int) -> ImageHeader:
+    """What the first bytes of an image say, before any pixel is decoded.
+
+    Raises:
+        ServiceError: as `decode_into`, but for what only the pixels show.
+    """
+    with _told_to_the_sender(part):
+        return _header(part, max_pixels)
+
+
+def _header(part: ImagePart, max_pixels: int) -> ImageHeader:
+    header = read_header(part.data)
+    if header.pixels > max_pixels:
+        raise TooManyPixelsError(
+            f"{part.label} has {header.width} x {header.height} = {header.pixels} pixels; "
+            f"this server decodes at most {max_pixels}"
+        )
+    return header
+
+
+@contextmanager
+def _told_to_the_sender(part: ImagePart) -> Iterator[None]:
     try:
-        header = read_header(part.data)
-        if header.pixels > max_pixels:
-            raise TooManyPixelsError(
-                f"{part.label} has {header.width} x {header.height} = {header.pixels} pixels; "
-                f"this server decodes at most {max_pixels}"
-            )
-        return decode_image(part.data, header)
+        yield
     except UnsupportedImageError as error:
         raise UnsupportedMediaTypeError(f"{part.label} is not read: {error}") from error
     except ImageError as error:

@@ -24,6 +24,23 @@ class MalformedRequestError(ServiceError):
     status, code, title = 400, "malformed", "The request cannot be understood"
 
 
+class JsonTooComplexError(ServiceError):
+    """A JSON document with more values, or deeper, than any request needs."""
+
+    status, code, title = 400, "json_too_complex", "The JSON document is too complex"
+
+
+class UnauthorizedError(ServiceError):
+    """No key, or one that the server does not know."""
+
+    status, code, title = 401, "unauthorized", "This needs a key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to send a key (RFC 6750)."""
+        return {"WWW-Authenticate": 'Bearer realm="calibox"'}
+
+
 class NotFoundError(ServiceError):
     """No such path."""
 
@@ -42,6 +59,12 @@ class MethodNotAllowedError(ServiceError):
     status, code, title = 405, "method_not_allowed", "This address does not take this method"
 
 
+class SlowRequestError(ServiceError):
+    """The request did not arrive at the least rate."""
+
+    status, code, title = 408, "slow_request", "The request came too slowly"
+
+
 class TooManyBytesError(ServiceError):
     """The body is longer than the server reads."""
 
@@ -52,6 +75,12 @@ class TooManyPixelsError(ServiceError):
     """The image would decode to more pixels than the server allows."""
 
     status, code, title = 413, "too_many_pixels", "The image has too many pixels"
+
+
+class AddressTooLongError(ServiceError):
+    """Path and query are longer than the server reads."""
+
+    status, code, title = 414, "address_too_long", "The address is too long"
 
 
 class UnsupportedMediaTypeError(ServiceError):
@@ -78,10 +107,14 @@ class ParameterError(ServiceError):
     status, code, title = 422, "invalid_parameter", "A parameter is not accepted"
 
 
-class OverloadedError(ServiceError):
-    """The queue is full; the request was refused before any work."""
+class LoadError(ServiceError):
+    """A bundle cannot be loaded; what was served before is served still."""
 
-    status, code, title = 429, "overloaded", "The server has enough to do"
+    status, code, title = 422, "load_failed", "The model cannot be loaded"
+
+
+class _ComeBackError(CaliboxError):
+    """The part of errors that know when it is worth to ask again."""
 
     def __init__(self, detail: str, *, retry_after: int) -> None:
         super().__init__(detail)
@@ -89,8 +122,26 @@ class OverloadedError(ServiceError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Seconds until a place is likely to be free."""
+        """Whole seconds after which the request is likely to be taken."""
         return {"Retry-After": str(self.retry_after)}
+
+
+class OverloadedError(_ComeBackError, ServiceError):
+    """The queue is full; the request was refused before any work."""
+
+    status, code, title = 429, "overloaded", "The server has enough to do"
+
+
+class RateLimitedError(_ComeBackError, ServiceError):
+    """A key or an address asks more often than it may."""
+
+    status, code, title = 429, "rate_limited", "Too many requests of this caller"
+
+
+class HeadersTooLargeError(ServiceError):
+    """More headers, or longer ones, than the server reads."""
+
+    status, code, title = 431, "headers_too_large", "The headers are too large"
 
 
 class StoppingError(ServiceError):
@@ -101,6 +152,17 @@ class StoppingError(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         """A replacement behind the same address usually needs about a second."""
+        return {"Retry-After": "1"}
+
+
+class TooManyConnectionsError(ServiceError):
+    """As many connections are open as the server keeps."""
+
+    status, code, title = 503, "too_many_connections", "The server has enough connections"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Connections come and go within a second."""
         return {"Retry-After": "1"}
 
 
@@ -119,9 +181,9 @@ def from_status(status: int, detail: str) -> ServiceError:
     return _BY_STATUS.get(status, ServiceError if status >= 500 else MalformedRequestError)(detail)
 
 
-def problem(error: ServiceError, request_id: str) -> dict[str, object]:
-    """The document of RFC 9457 (`application/problem+json`) for an error."""
-    return {
+def problem(error: ServiceError, request_id: str, trace_id: str = "") -> dict[str, object]:
+    """The document of RFC 9457 (`application/problem+json`) for an error; the trace's id only where there is one."""
+    document: dict[str, object] = {
         "type": f"urn:calibox:problem:{error.code}",
         "title": error.title,
         "status": error.status,
@@ -129,3 +191,4 @@ def problem(error: ServiceError, request_id: str) -> dict[str, object]:
         "detail": str(error),
         "request_id": request_id,
     }
+    return {**document, "trace_id": trace_id} if trace_id else document

@@ -1,19 +1,15 @@
-"""The models that a server holds: every bundle of a folder, loaded or with the reason why it is not."""
+"""The models that a server holds, by name and version; and how one bundle is opened."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
-from calibox_core.bundle import Bundle, find_bundles, read_bundle
-from calibox_core.errors import BundleError, CaliboxError
+from calibox_core.bundle import Bundle, read_bundle
+from calibox_core.errors import CaliboxError
 from calibox_core.manifest import Manifest
-from calibox_server.engine import Engine, warm_up
+from calibox_server.engine import Closable, Engine, warm_up
 from calibox_server.errors import ParameterError, UnknownModelError
 from calibox_server.pipeline import Pipeline
-
-log = structlog.get_logger()
 
 OpenEngine = Callable[[Bundle], Engine]
 MakePipeline = Callable[[Manifest, Engine], Pipeline]
@@ -30,7 +26,7 @@ class BrokenModel:
 
 @dataclass(slots=True)
 class Models:
-    """What is served, by name and version, and what is not."""
+    """What is served and what is not. Read and changed on the event loop alone."""
 
     ready: dict[str, dict[str, Pipeline]] = field(default_factory=dict)
     broken: list[BrokenModel] = field(default_factory=list)
@@ -64,38 +60,56 @@ class Models:
                 raise UnknownModelError(f"model {name}/{broken.version} could not be loaded: {broken.reason}")
         if versions:
             raise UnknownModelError(f"model {name} has no version {version!r:.20}; it has {_listed(versions)}")
+        if not self.ready:
+            raise UnknownModelError("no model is loaded; ask again when one is")
         raise UnknownModelError(f"there is no model {name!r:.60}; served are {_listed(self.ready)}")
 
+    def put(self, pipeline: Pipeline) -> Pipeline | None:
+        """Serves ``pipeline`` from now on. Returns the one whose place it takes, which nobody finds any more."""
+        manifest = pipeline.manifest
+        versions = self.ready.setdefault(manifest.name, {})
+        old = versions.get(manifest.version)
+        versions[manifest.version] = pipeline
+        self.forgive(manifest.name, manifest.version)
+        return old
 
-def load_models(folder: Path, open_engine: OpenEngine, make_pipeline: MakePipeline) -> Models:
-    """Loads and warms up every bundle below ``folder``; one that fails never takes down another.
+    def drop(self, name: str, version: str) -> Pipeline:
+        """Serves a version no more; a name without versions is gone."""
+        pipeline = self.ready[name].pop(version)
+        if not self.ready[name]:
+            del self.ready[name]
+        return pipeline
+
+    def blame(self, broken: BrokenModel) -> None:
+        """Notes why a version is not served."""
+        self.forgive(broken.name, broken.version)
+        self.broken.append(broken)
+
+    def forgive(self, name: str, version: str) -> None:
+        """Forgets that a version was broken."""
+        self.broken[:] = [b for b in self.broken if (b.name, b.version) != (name, version)]
+
+
+def open_bundle(folder: Path, open_engine: OpenEngine) -> tuple[Manifest, Engine]:
+    """Checks a bundle, opens an engine for it and warms it up; blocks, and belongs into a thread.
 
     Raises:
-        BundleError: not one bundle could be loaded; the text has the reasons.
+        Exception: whatever is wrong with the bundle, of whatever type the runtime likes.
     """
-    models = Models()
-    for place in find_bundles(folder.resolve()):
-        try:
-            bundle = read_bundle(place)
-            manifest = bundle.manifest
-            if manifest.version in models.ready.get(manifest.name, {}):
-                raise BundleError(f"another bundle in {folder} is {manifest.name}/{manifest.version} already")
-            engine = open_engine(bundle)
-            warm_up(engine, manifest)
-        except Exception as error:  # whatever it is, the other models must come up
-            reason = str(error) if isinstance(error, CaliboxError) else f"{type(error).__name__}: {error}"
-            models.broken.append(BrokenModel(place.parent.name, place.name, reason))
-            log.error("model_broken", folder=str(place), reason=reason)
-        else:
-            models.ready.setdefault(manifest.name, {})[manifest.version] = make_pipeline(manifest, engine)
-            log.info("model_ready", model=manifest.name, version=manifest.version, engine=engine.name)
-    if not models.ready:
-        reasons = "; ".join(f"{b.name}/{b.version}: {b.reason}" for b in models.broken)
-        raise BundleError(
-            f"no bundle that can be served was found in {folder} (looked for <name>/<version>/manifest.json)"
-            + (f": {reasons}" if reasons else "; name the folder with --models")
-        )
-    return models
+    bundle = read_bundle(folder)
+    engine = open_engine(bundle)
+    try:
+        warm_up(engine, bundle.manifest)
+    except BaseException:
+        if isinstance(engine, Closable):
+            engine.close()
+        raise
+    return bundle.manifest, engine
+
+
+def reason_of(error: Exception) -> str:
+    """One sentence for whoever looks after the models."""
+    return str(error) if isinstance(error, CaliboxError) else f"{type(error).__name__}: {error}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,8 +14,14 @@ from calibox_core.fusion import MAX_ALPHA, MIN_SIGMA, Exponents, Fusion, FusionN
 from calibox_core.manifest import Manifest
 from calibox_server.errors import ParameterError
 from calibox_server.options import MAX_TIMEOUT_MS
+from calibox_server.queue import Priority
+from calibox_server.tiles import Tiling
 
 Given = Mapping[str, Sequence[Any]]
+
+MIN_TILE = 32  # pixels; a smaller tile shows a detector nothing that it was trained on
+MAX_OVERLAP = 0.9
+DEFAULT_OVERLAP = 0.2  # objects up to a fifth of a tile are whole in one of them
 
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 
@@ -52,6 +58,20 @@ KNOWN: Mapping[str, tuple[dict[str, Any], str]] = {
         "model has. One value for all images, or one for each (a list in JSON, a repeated field). Models whose "
         "manifest says `can_refine` only.",
     ),
+    "tile": (
+        {"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": MIN_TILE}]},
+        "Cut each image into square tiles of so many pixels, or of the model's own input size (`true`), look at these "
+        "and at the whole, and merge what is found: for small objects in large images.",
+    ),
+    "overlap": (
+        {"type": "number", "minimum": 0, "maximum": MAX_OVERLAP},
+        f"Least overlap of neighbouring tiles, as a share of a tile; {DEFAULT_OVERLAP} when absent.",
+    ),
+    "priority": (
+        {"type": "string", "enum": [priority.value for priority in Priority]},
+        "Whether the request goes before those of `normal` priority, which is the default and always keeps a quarter "
+        "of the engine's places.",
+    ),
     "timeout_ms": (
         {"type": "number", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
         "The request ends with 504 when it has no answer after this time, in ms, counted from the end of its body.",
@@ -71,6 +91,8 @@ class Parameters:
     classes: frozenset[int] | None  # 0-based labels; None keeps all
     refine_steps: tuple[int, ...]  # of each image of the request
     timeout_ms: float
+    priority: Priority = Priority.NORMAL
+    tiling: Tiling | None = None  # None looks at the whole image alone
 
 
 def read_target(given: Given) -> tuple[str | None, str | None]:
@@ -112,6 +134,8 @@ def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: flo
         classes=_classes(given, manifest),
         refine_steps=_refine_steps(given, manifest, images),
         timeout_ms=_number(given, "timeout_ms", 1, MAX_TIMEOUT_MS, default=default_timeout_ms),
+        priority=_priority(given),
+        tiling=_tiling(given, manifest),
     )
 
 
@@ -131,6 +155,28 @@ def _exponents(given: Given, default: Fusion) -> Exponents:
         return Fusion(name=fusion.name, alpha=alpha, sigma=sigma).exponents()
     except InvalidParameterError as error:
         raise ParameterError(str(error)) from error
+
+
+def _priority(given: Given) -> Priority:
+    value = _single(given, "priority")
+    if value is not None and value not in list(Priority):
+        _refuse("priority", f"one of {', '.join(Priority)}", value)
+    return Priority(value) if value is not None else Priority.NORMAL
+
+
+def _tiling(given: Given, manifest: Manifest) -> Tiling | None:
+    value = _single(given, "tile")
+    text = str(value).lower()
+    if value is None or text == "false":
+        if _single(given, "overlap") is not None:
+            raise ParameterError("overlap says how tiles overlap, and this request asks for no tiles; add tile=true")
+        return None
+    overlap = _number(given, "overlap", 0, MAX_OVERLAP, default=DEFAULT_OVERLAP)
+    if text == "true":
+        return Tiling(manifest.input.width, manifest.input.height, overlap)
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < MIN_TILE:
+        _refuse("tile", f"true, false or a whole number of pixels from {MIN_TILE} on", value)
+    return Tiling(int(text), int(text), overlap)
 
 
 def _classes(given: Given, manifest: Manifest) -> frozenset[int] | None:

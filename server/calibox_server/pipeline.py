@@ -1,11 +1,13 @@
 """One model's path from encoded images to detections: decode, letterbox, batch, run, un-letterbox."""
 
 import asyncio
-import time
+import weakref
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,31 @@ from numpy.typing import NDArray
 
 from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
+from calibox_server.background import in_pool
 from calibox_server.batcher import Batcher, Submit
 from calibox_server.decoding import decode_into
-from calibox_server.engine import Engine, EngineInput, EngineOutput
+from calibox_server.engine import Engine, EngineOutput
+from calibox_server.engine_runner import EngineRunner, RawDetections, Work, clock, stack, unpadded
 from calibox_server.errors import DeadlineError, ServiceError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
-from calibox_server.queue import Policy
+from calibox_server.queue import Policy, Priority
 from calibox_server.requests import ImagePart
 from calibox_server.slots import Slot, SlotPool
+from calibox_server.tiler import Tiler
+from calibox_server.tiles import Seen, Tiling, View
 
-clock = time.monotonic  # the one clock of deadlines and stage times, in seconds
+__all__ = [
+    "ImageDetections",
+    "Pipeline",
+    "RawDetections",
+    "StageTimes",
+    "Work",
+    "clock",
+    "finish",
+    "stack",
+    "unpadded",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +62,21 @@ class StageTimes:
     decode: float  # including the wait for a decode thread
     queue: float
     engine: float
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the batcher holds of one image."""
-
-    slot: Slot
-    parameters: Parameters
-    refine_steps: int
-    submitted: float
-
-
-@dataclass(frozen=True, slots=True)
-class RawDetections:
-    """One image's rows of the engine's output, padding cut off, with the times of its batch."""
-
-    rows: EngineOutput
-    queue: float
-    engine: float
+    batch: int = 1  # the most images that ran together with one of the request's
 
 
 class Pipeline:
     """Serves one model.
 
+    A pipeline may be replaced or unloaded at any time. Whoever asks `Models.find` for one calls `admit` without an
+    `await` in between: from then on it stays open until the block of `admit` ends.
+
     Args:
         manifest, engine: the model, already warmed up.
-        policy, queue_size: of its batcher.
+        policy, queue_size, reserved: of its batcher.
         decoders: threads shared by all models.
         max_pixels: of one image.
+        max_tiles: that one image may be cut into.
         metrics: of this model.
     """
 
@@ -85,8 +87,10 @@ class Pipeline:
         *,
         policy: Policy,
         queue_size: int,
+        reserved: int = 0,
         decoders: Executor,
         max_pixels: int,
+        max_tiles: int = 1,
         metrics: ModelMetrics,
     ) -> None:
         self.manifest = manifest
@@ -94,36 +98,49 @@ class Pipeline:
         self._max_pixels = max_pixels
         self._metrics = metrics
         self._decoders = decoders
-        self._runners = ThreadPoolExecutor(engine.in_flight, thread_name_prefix=f"engine-{manifest.name}")
+        self._runner = EngineRunner(engine, metrics, manifest.name)
         size = manifest.input
         # Free slots that are worth keeping: what the engine holds, and as much again on its way there.
-        self._slots = SlotPool(height=size.height, width=size.width, keep=2 * engine.in_flight * policy.max_batch)
+        slots = SlotPool(height=size.height, width=size.width, keep=2 * engine.in_flight * policy.max_batch)
+        self._slots = slots
+        self._tiler = Tiler(
+            manifest,
+            slots,
+            decoders,
+            max_pixels=max_pixels,
+            max_tiles=max_tiles,
+            places=max(1, queue_size - reserved),
+        )
         self._batcher: Batcher[Work, RawDetections] = Batcher(
-            self._run_batch,
+            self._runner.run,
             policy,
             queue_size=queue_size,
-            release=lambda work: self._slots.give(work.slot),
+            reserved=reserved,
+            release=lambda work: slots.give(work.slot),
             clock=clock,
         )
-        metrics.watch_queue(lambda: self.waiting)
+        watched = weakref.ref(self._batcher)  # metrics outlive a model that is unloaded
+        metrics.watch_queue(lambda: batcher.waiting if (batcher := watched()) else 0)
 
     @property
     def waiting(self) -> int:
         """Images that are decoded and wait for the engine."""
         return self._batcher.waiting
 
-    def admit(self, images: int) -> AbstractContextManager[Submit[Work, RawDetections]]:
+    def admit(
+        self, images: int, priority: Priority = Priority.NORMAL
+    ) -> AbstractContextManager[Submit[Work, RawDetections]]:
         """Takes places in the queue, before anything is decoded.
 
         Raises:
             OverloadedError: not so many are free.
-            StoppingError: the server is stopping.
+            StoppingError: the server is stopping, or the model was replaced or unloaded.
         """
-        return self._batcher.admit(images)
+        return self._batcher.admit(images, priority=priority)
 
-    def check_room(self) -> None:
+    def check_room(self, priority: Priority = Priority.NORMAL) -> None:
         """Raises what `admit` would raise for one image."""
-        self._batcher.check(1)
+        self._batcher.check(1, priority=priority)
 
     async def detect(
         self,
@@ -144,37 +161,73 @@ class Pipeline:
         Raises:
             ServiceError: as `decode_into` and `Batcher` say.
         """
+        if parameters.tiling is not None:
+            return await self._detect_in_tiles(images, parameters, parameters.tiling, deadline=deadline)
         started = clock()
         placed = await self._decode_all(images, deadline)
         decoded = clock()
-        pairs = zip(placed, parameters.refine_steps, strict=True)
-        work = [Work(slot, parameters, steps, decoded) for (slot, _), steps in pairs]
-        raw = await _all([submit(one, deadline=deadline) for one in work])
+        asked = zip(placed, parameters.refine_steps, strict=True)
+        work = [Work(slot, parameters, steps, decoded) for (slot, _), steps in asked]
+        raw = await self.infer(submit, work, deadline=deadline)
+        pairs = zip(raw, placed, strict=True)
+        found = [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in pairs]
+        self._metrics.observe_scores(found)
+        return found, _times(decoded - started, raw)
+
+    async def _detect_in_tiles(
+        self, images: Sequence[ImagePart], parameters: Parameters, tiling: Tiling, *, deadline: float
+    ) -> tuple[list[ImageDetections], StageTimes]:
+        """`detect` of images whose tiles share the batches; each tile takes a place in the queue, as an image does."""
+        started = clock()
+        views = await self._tiler.plan(images, tiling)
+        more = sum(map(len, views)) - len(images)  # the images themselves have their places
+        with self._batcher.admit(more, priority=parameters.priority, more=True) as submit:
+            tiles = await self._tiler.cut(images, views, deadline=deadline)
+            decoded = clock()
+            steps = (s for s, of_image in zip(parameters.refine_steps, tiles, strict=True) for _ in of_image)
+            flat = zip(chain.from_iterable(tiles), steps, strict=True)
+            work = [Work(tile.slot, parameters, asked, decoded) for tile, asked in flat]
+            raw = await _all([submit(one, deadline=deadline, priority=parameters.priority) for one in work])
+        rows = iter(raw)
+        by_image = [[r.rows for r in islice(rows, len(of_image))] for of_image in tiles]
+        joined = await self._tiler.join(tiles, by_image, parameters)
+        self._metrics.images.inc(len(images))
+        wholes = [of_image[0].view for of_image in tiles]
+        found = [answer_of(seen, whole, parameters, self.manifest) for seen, whole in zip(joined, wholes, strict=True)]
+        self._metrics.observe_scores(found)
+        return found, _times(decoded - started, raw)
+
+    async def infer(
+        self, submit: Submit[Work, RawDetections], work: Sequence[Work], *, deadline: float
+    ) -> list[RawDetections]:
+        """The engine's own rows of images that lie ready: `detect` without decoding before and finishing after.
+
+        Args:
+            submit: from `admit`, for at least as many images.
+            work: one per image; a slot that is a view of a body is used as it is and never taken into the pool.
+            deadline: on `clock`.
+
+        Raises:
+            ServiceError: as `Batcher` says.
+        """
+        raw = await _all([submit(one, deadline=deadline, priority=one.parameters.priority) for one in work])
         self._metrics.images.inc(len(raw))
-        times = StageTimes(decoded - started, max(r.queue for r in raw), max(r.engine for r in raw))
-        found = zip(raw, placed, strict=True)
-        return [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in found], times
+        return raw
 
     async def close(self, timeout: float) -> None:
-        """Finishes what was admitted, at most for ``timeout`` seconds."""
-        await self._batcher.close(timeout)
-        self._runners.shutdown(wait=False, cancel_futures=True)
+        """Finishes what was admitted, at most for ``timeout`` seconds, and closes the engine."""
+        finished = await self._batcher.close(timeout)
+        await self._runner.close(idle=finished)
 
     async def _decode_all(self, images: Sequence[ImagePart], deadline: float) -> list[tuple[Slot, Letterbox]]:
-        loop = asyncio.get_running_loop()
-        jobs = [loop.run_in_executor(self._decoders, self._decode, image, deadline) for image in images]
-        if len(jobs) == 1:
-            return [await jobs[0]]
-        done = await asyncio.gather(*jobs, return_exceptions=True)
-        placed = [item for item in done if not isinstance(item, BaseException)]
-        for failure in done:
-            if isinstance(failure, BaseException):
-                for slot, _ in placed:
-                    self._slots.give(slot)
-                raise failure
-        return placed
+        return await in_pool(
+            self._decoders,
+            partial(self._decode, deadline=deadline),
+            images,
+            undo=lambda placed: self._slots.give(placed[0]),
+        )
 
-    def _decode(self, image: ImagePart, deadline: float) -> tuple[Slot, Letterbox]:
+    def _decode(self, image: ImagePart, *, deadline: float) -> tuple[Slot, Letterbox]:
         if clock() >= deadline:
             raise DeadlineError("the deadline passed before the image was decoded; allow more with timeout_ms")
         slot = self._slots.take()
@@ -184,16 +237,6 @@ class Pipeline:
         except BaseException:
             self._slots.give(slot)
             raise
-
-    async def _run_batch(self, batch: Sequence[Work]) -> list[RawDetections]:
-        self._metrics.batch_size.observe(len(batch))
-        return await asyncio.get_running_loop().run_in_executor(self._runners, self._run_here, batch)
-
-    def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
-        started = clock()
-        out = self.engine.run(stack(batch))
-        engine = clock() - started
-        return [RawDetections(unpadded(out, i), started - work.submitted, engine) for i, work in enumerate(batch)]
 
 
 async def _all(jobs: list[Coroutine[Any, Any, RawDetections]]) -> list[RawDetections]:
@@ -208,36 +251,27 @@ async def _all(jobs: list[Coroutine[Any, Any, RawDetections]]) -> list[RawDetect
     return [task.result() for task in tasks]
 
 
-def stack(batch: Sequence[Work]) -> EngineInput:
-    """One engine input of a batch. A single image's slot is used as it is; more are copied side by side."""
-    asked = [work.parameters for work in batch]
-    return EngineInput(
-        images=batch[0].slot[None] if len(batch) == 1 else np.stack([work.slot for work in batch]),
-        fusion=np.array([p.exponents for p in asked], np.float32),
-        score_threshold=np.array([p.score_threshold for p in asked], np.float32),
-        iou_threshold=np.array([p.iou_threshold for p in asked], np.float32),
-        refine_steps=np.array([work.refine_steps for work in batch], np.int32),
-    )
+def _times(decode: float, raw: Sequence[RawDetections]) -> StageTimes:
+    return StageTimes(decode, max(r.queue for r in raw), max(r.engine for r in raw), max(r.batch for r in raw))
 
 
-def unpadded(out: EngineOutput, index: int) -> EngineOutput:
-    """Views of one image's rows."""
-    count = int(out.num_detections[index])
-    return EngineOutput(
-        num_detections=out.num_detections[index : index + 1],
-        boxes=out.boxes[index, :count],
-        labels=out.labels[index, :count],
-        classification_scores=out.classification_scores[index, :count],
-        localization_scores=out.localization_scores[index, :count],
-        scores=out.scores[index, :count],
+def answer_of(seen: Seen, whole: View, parameters: Parameters, manifest: Manifest) -> ImageDetections:
+    """What was merged from an image's tiles, as the request wants it."""
+    kept = _wanted(seen.labels, parameters)
+    return ImageDetections(
+        width=whole.right,
+        height=whole.bottom,
+        boxes=seen.boxes[kept],
+        labels=seen.labels[kept],
+        classification_scores=seen.classification_scores[kept],
+        localization_scores=seen.localization_scores[kept],
+        scores=manifest.score_map.apply(seen.scores[kept]),
     )
 
 
 def finish(rows: EngineOutput, letterbox: Letterbox, parameters: Parameters, manifest: Manifest) -> ImageDetections:
     """The graph's rows of one image as the request wants them: pixels of its image, mapped scores, its classes."""
-    kept: slice | NDArray[np.intp] = slice(parameters.max_detections)
-    if parameters.classes is not None:
-        kept = np.flatnonzero(np.isin(rows.labels, list(parameters.classes)))[: parameters.max_detections]
+    kept = _wanted(rows.labels, parameters)
     return ImageDetections(
         width=letterbox.width,
         height=letterbox.height,
@@ -247,3 +281,10 @@ def finish(rows: EngineOutput, letterbox: Letterbox, parameters: Parameters, man
         localization_scores=rows.localization_scores[kept],
         scores=manifest.score_map.apply(rows.scores[kept]),
     )
+
+
+def _wanted(labels: NDArray[np.int32], parameters: Parameters) -> slice | NDArray[np.intp]:
+    """Rows of the classes that were asked for, the best of them."""
+    if parameters.classes is None:
+        return slice(parameters.max_detections)
+    return np.flatnonzero(np.isin(labels, list(parameters.classes)))[: parameters.max_detections]

@@ -3,11 +3,18 @@
 A batch starts at once when an instance of the engine is idle. Only while all are busy do entries gather, and engines
 that keep batches ready (``in_flight`` above ``instances``) get one ahead when it is full or its oldest entry has
 waited ``max_delay``.
+
+Of two priorities the high one goes first, but while both wait, every `SHARE`-th place of the batches belongs to the
+normal one. A share, and not an age at which an entry is moved up: the k-th normal entry is taken within k * `SHARE`
+places whatever else arrives, so the normal requests keep a known part of the throughput and need no clock for it, while
+a deadline of ten seconds says nothing about how long its sender likes to wait.
 """
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from calibox_server.errors import DeadlineError
@@ -15,6 +22,15 @@ from calibox_server.errors import DeadlineError
 T = TypeVar("T")
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
+
+SHARE = 4  # of four places, three for the urgent: they hardly notice the rest, which goes on at a quarter of the speed
+
+
+class Priority(StrEnum):
+    """Who goes first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
 
 
 class Reply(Protocol[R_contra]):
@@ -48,41 +64,51 @@ class Entry(Generic[T, R]):
     reply: Reply[R]
     arrived: float
     deadline: float
+    priority: Priority = Priority.NORMAL
     taken: bool = False  # whether a batch holds it
 
 
 @dataclass(slots=True)
 class Queue(Generic[T, R]):
-    """Entries in the order of arrival."""
+    """Entries in the order of arrival, apart by priority."""
 
     policy: Policy
-    entries: deque[Entry[T, R]] = field(default_factory=deque)
+    high: deque[Entry[T, R]] = field(default_factory=deque)
+    normal: deque[Entry[T, R]] = field(default_factory=deque)
+    passed: int = 0  # places that the high priority took while normal entries waited, since one of these had its turn
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.high) + len(self.normal)
+
+    def __iter__(self) -> Iterator[Entry[T, R]]:
+        """Every entry, the high priority first."""
+        yield from self.high
+        yield from self.normal
 
     def put(self, entry: Entry[T, R]) -> None:
         """Appends an entry."""
-        self.entries.append(entry)
+        self._level(entry).append(entry)
 
     def discard(self, entry: Entry[T, R]) -> None:
         """Removes an entry whose caller left or was answered; nothing if it is not here any more."""
-        if entry in self.entries:
-            self.entries.remove(entry)
+        level = self._level(entry)
+        if entry in level:
+            level.remove(entry)
 
     def due(self, running: int) -> float:
         """The time from which the next batch may start while ``running`` are under way; infinite if none may."""
-        if not self.entries or running >= self.policy.in_flight:
+        waiting = len(self)
+        if not waiting or running >= self.policy.in_flight:
             return math.inf
-        if running < self.policy.instances or len(self.entries) >= self.policy.max_batch:
+        if running < self.policy.instances or waiting >= self.policy.max_batch:
             return -math.inf
-        return self.entries[0].arrived + self.policy.max_delay
+        return min(level[0].arrived for level in (self.high, self.normal) if level) + self.policy.max_delay
 
     def take(self, now: float) -> list[Entry[T, R]]:
         """The next batch, without those whose caller left or whose deadline passed; the latter are answered here."""
         batch: list[Entry[T, R]] = []
-        while self.entries and len(batch) < self.policy.max_batch:
-            entry = self.entries.popleft()
+        while len(batch) < self.policy.max_batch and (level := self._next_level()):
+            entry = level.popleft()
             if entry.reply.done():
                 continue
             if entry.deadline <= now:
@@ -90,7 +116,16 @@ class Queue(Generic[T, R]):
                 continue
             entry.taken = True
             batch.append(entry)
+            self.passed = self.passed + 1 if level is self.high and self.normal else 0
         return batch
+
+    def _next_level(self) -> deque[Entry[T, R]]:
+        """Whose turn it is; empty only when both are."""
+        turn_of_normal = not self.high or (self.normal and self.passed >= SHARE - 1)
+        return self.normal if turn_of_normal else self.high
+
+    def _level(self, entry: Entry[T, R]) -> deque[Entry[T, R]]:
+        return self.high if entry.priority is Priority.HIGH else self.normal
 
 
 def waited_too_long(entry: Entry[T, R], now: float) -> DeadlineError:

@@ -7,12 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from calibox_server.connections import took_too_long
 from calibox_server.errors import MalformedRequestError, TooManyBytesError, UnsupportedMediaTypeError
+from calibox_server.json_limits import parse_json
 from calibox_server.parameters import Given
 
 MAX_FIELD_BYTES = 64 * 1024  # of one form field that is no file: the longest parameter is a list of class names
@@ -53,9 +54,7 @@ async def read_request(
         ClientDisconnect: the client left.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise UnsupportedMediaTypeError(f"bodies with Content-Encoding {encoding[:40]} are not read; send it plain")
+    _refuse_compressed(request)
     given: dict[str, list[Any]] = {}
     for name, value in request.query_params.multi_items():
         given.setdefault(name, []).append(value)
@@ -75,17 +74,41 @@ async def read_request(
     )
 
 
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """A body of any form, whole.
+
+    Raises:
+        TooManyBytesError: longer than ``max_bytes``; reading stops as soon as it is exceeded.
+        UnsupportedMediaTypeError: compressed.
+        ClientDisconnect: the client left.
+    """
+    _refuse_compressed(request)
+    async with aclosing(_limited(request, max_bytes)) as body:
+        return await _join(body)
+
+
+def _refuse_compressed(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(f"bodies with Content-Encoding {encoding[:40]} are not read; send it plain")
+
+
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise TooManyBytesError(f"the body is {announced} bytes long; this server reads at most {max_bytes}")
     read = 0
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            read += len(chunk)
-            if read > max_bytes:
-                raise TooManyBytesError(f"the body is longer than {max_bytes} bytes, the most that this server reads")
-            yield chunk
+    try:
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                read += len(chunk)
+                if read > max_bytes:
+                    raise TooManyBytesError(
+                        f"the body is longer than {max_bytes} bytes, the most that this server reads"
+                    )
+                yield chunk
+    except ClientDisconnect:
+        raise took_too_long(request.scope) or ClientDisconnect from None
 
 
 async def _join(body: AsyncGenerator[bytes, None]) -> bytes:
@@ -124,11 +147,9 @@ def read_json(body: bytes, given: dict[str, list[Any]], max_images: int) -> Dete
 
     Raises:
         MalformedRequestError: not such a document; the text says where.
+        JsonTooComplexError: as `parse_json` says.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequestError(f"the body is not JSON: {error}") from error
+    document = parse_json(body)
     if not isinstance(document, dict):
         raise MalformedRequestError('the JSON body must be an object with "image" or "images"')
     if ("image" in document) == ("images" in document):

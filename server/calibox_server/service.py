@@ -1,6 +1,7 @@
 """The server without HTTP: settings, models, metrics and one detection request from bytes to an answer."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,13 +14,17 @@ from calibox_server.decoding import prepare_decoders
 from calibox_server.engine import Engine
 from calibox_server.engine_choice import EngineOpener
 from calibox_server.errors import OverloadedError, StoppingError
+from calibox_server.memory import MemoryMeter
 from calibox_server.metrics import Metrics
-from calibox_server.models import Models, OpenEngine, load_models
+from calibox_server.models import Models, OpenEngine
 from calibox_server.parameters import read_parameters, read_target
 from calibox_server.pipeline import Pipeline, StageTimes, clock
-from calibox_server.queue import Policy
+from calibox_server.queue import Policy, Priority
+from calibox_server.repository import Repository
 from calibox_server.requests import DetectRequest, read_request
 from calibox_server.settings import Settings
+from calibox_server.tuning import TunedOpener
+from calibox_server.versions import VersionPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,8 @@ class Answer:
 
     body: bytes
     timing_ms: dict[str, float]
+    model: str  # name/version
+    batch: int  # the most images that ran together with one of the request's
 
 
 @dataclass(slots=True)
@@ -38,7 +45,10 @@ class Service:
     models: Models
     metrics: Metrics
     decoders: ThreadPoolExecutor
+    repository: Repository  # changes `models`
     stopping: bool = field(default=False)
+    drained_by: float = field(default=math.inf)  # on the pipeline's clock; known once it is stopped
+    watch: asyncio.Task[None] | None = field(default=None)  # looks at the folder, where the settings ask for it
 
     @classmethod
     def load(cls, settings: Settings, open_engine: OpenEngine | None = None) -> "Service":
@@ -52,28 +62,47 @@ class Service:
             BundleError: no model could be loaded.
         """
         prepare_decoders()
-        metrics = Metrics()
+        metrics = Metrics(score_histograms=settings.score_histograms)
+        memory = MemoryMeter(open_engine or (TunedOpener if settings.tune else EngineOpener)(settings))
         decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
 
         def make_pipeline(manifest: Manifest, engine: Engine) -> Pipeline:
+            counted = metrics.model(manifest.name, manifest.version, manifest.label_names)
+            grown = memory.grown(manifest, engine)
             policy = Policy(
                 max_batch=engine.max_batch,
                 max_delay=settings.max_delay_ms / 1e3,
                 instances=engine.instances,
                 in_flight=engine.in_flight,
             )
-            return Pipeline(
+            pipeline = Pipeline(
                 manifest,
                 engine,
                 policy=policy,
                 queue_size=settings.queue_size,
+                reserved=settings.reserved_places,
                 decoders=decoders,
                 max_pixels=settings.max_pixels,
-                metrics=metrics.model(manifest.name, manifest.version),
+                max_tiles=settings.max_tiles,
+                metrics=counted,
             )
+            counted.watch_memory(pipeline, grown)
+            return pipeline
 
-        models = load_models(settings.models, open_engine or EngineOpener(settings), make_pipeline)
-        return cls(settings, models, metrics, decoders)
+        policy = VersionPolicy.parse(settings.versions)
+        repository = Repository(settings.models, policy, memory.open, make_pipeline)
+        repository.start()
+        return cls(settings, repository.models, metrics, decoders, repository)
+
+    def begin(self) -> None:
+        """Starts what runs beside requests; called on the event loop."""
+        if self.settings.watch_s is not None:
+            self.watch = asyncio.create_task(self.repository.watch(self.settings.watch_s))
+
+    @property
+    def max_images(self) -> int:
+        """Most images of one request: more than the queue has places for could never be taken."""
+        return min(self.settings.max_images, max(1, self.settings.queue_size - self.settings.reserved_places))
 
     async def read(self, request: Request) -> DetectRequest:
         """Reads a request's body, unless it is sure beforehand that it could not be taken.
@@ -82,11 +111,11 @@ class Service:
             ServiceError: stopping, overloaded, or as `read_request` says.
             ClientDisconnect: the client left while its body was read.
         """
-        self._check_door()
+        self._check_door(_priority_of(request))
         return await read_request(
             request,
             max_bytes=self.settings.max_bytes,
-            max_images=min(self.settings.max_images, self.settings.queue_size),
+            max_images=self.max_images,
             in_thread=self._in_thread,
         )
 
@@ -104,36 +133,56 @@ class Service:
             images=len(asked.images),
         )
         deadline = clock() + parameters.timeout_ms / 1e3
-        with pipeline.admit(len(asked.images)) as submit:
+        with pipeline.admit(len(asked.images), parameters.priority) as submit:
             found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline)
         seconds = _stages(times, clock() - started)
         self.metrics.request_answered(seconds)
         timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
-        return Answer(detections_json(pipeline.manifest, found, timing_ms), timing_ms)
+        manifest = pipeline.manifest
+        body = detections_json(manifest, found, timing_ms)
+        return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch)
 
     def stop(self) -> None:
-        """From now on nothing new is taken; may be called from a signal handler."""
+        """From now on nothing new is taken; may be called from a signal handler, and again."""
+        if not self.stopping:
+            self.drained_by = clock() + self.settings.drain_s
         self.stopping = True
+
+    @property
+    def drain_left(self) -> float:
+        """Seconds of the drain time that are left once the service was stopped."""
+        return max(0.0, self.drained_by - clock())
 
     async def close(self) -> None:
         """Finishes what was admitted, as long as the settings allow."""
         self.stop()
-        await asyncio.gather(*(pipeline.close(self.settings.drain_s) for pipeline in self.models))
+        if self.watch is not None:
+            self.watch.cancel()
+        await self.repository.close(self.drain_left)
         self.decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _check_door(self) -> None:
+    def _check_door(self, priority: Priority) -> None:
         """Refuses before the body is read, when it is sure that no model could take the request."""
         if self.stopping:
             raise StoppingError("the server is stopping and takes no new requests; send it again elsewhere")
+        full: OverloadedError | None = None
         for pipeline in self.models:
             try:
-                return pipeline.check_room()
+                pipeline.check_room(priority)
             except OverloadedError as error:
                 full = error
-        raise full
+            else:
+                return
+        if full is not None:
+            raise full
 
     async def _in_thread(self, function: Callable[..., DetectRequest], *args: object) -> DetectRequest:
         return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
+
+
+def _priority_of(request: Request) -> Priority:
+    """What the address says, all that can be known before the body is read."""
+    return Priority.HIGH if b"priority=high" in request.scope["query_string"] else Priority.NORMAL
 
 
 def _stages(times: StageTimes, total: float) -> dict[str, float]:

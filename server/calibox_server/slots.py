@@ -30,5 +30,6 @@ class SlotPool:
             return np.empty(self._shape, np.uint8)
 
     def give(self, slot: Slot) -> None:
-        """Takes a slot back; its giver uses it no more."""
-        self._free.append(slot)
+        """Takes a slot back; its giver uses it no more. A view of memory that is somebody else's is let go."""
+        if slot.base is None:
+            self._free.append(slot)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from calibox_client import Client, RetryPolicy
+from calibox_server.keys import make_key
 from tests.support.bundles import make_tiny_bundle
 from tests.support.command_line import CommandLine
 from tests.support.live_server import live_server
@@ -54,6 +55,20 @@ def test_boxes_are_drawn_into_copies(calibox: CommandLine, url: str, pictures: P
         assert np.array_equal(np.asarray(drawn), np.asarray(expected.draw(PIXELS)))
         assert not np.array_equal(np.asarray(drawn), PIXELS)
     assert f"{pictures / 'a.png'}: {len(expected)} detections, drawn in" in done.out
+
+
+def test_a_key_is_read_from_the_environment(
+    calibox: CommandLine, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, line = make_key("ci.bot")
+    make_tiny_bundle(pictures / "models")
+    with live_server(pictures / "models", api_keys=line) as url:
+        refused = calibox("detect", pictures / "a.png", "--server", url, *LOW)
+        monkeypatch.setenv("CALIBOX_API_KEY", key)
+        answered = calibox("detect", pictures / "a.png", "--server", url, *LOW)
+    assert (refused.code, answered.code) == (1, 0)
+    assert "this server asks for a key" in refused.err
+    assert key not in answered.out + answered.err
 
 
 def test_json_is_one_line_per_image_and_nothing_else(calibox: CommandLine, url: str, pictures: Path) -> None:

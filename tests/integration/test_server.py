@@ -2,11 +2,10 @@
 
 import base64
 import json
+import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,12 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
-from calibox_core.bundle import Bundle
 from calibox_server import answers
-from calibox_server.serve import Server
-from calibox_server.service import Service
-from calibox_server.settings import Settings
 from tests.support.bundles import make_tiny_bundle
-from tests.support.gated_engine import PATIENCE_S, GatedEngine
-from tests.support.live_server import live_server, running, server_url
+from tests.support.gated_engine import PATIENCE_S
+from tests.support.gated_server import Gated, gated, metric, wait_until
+from tests.support.live_server import live_server
 from tests.support.pictures import encoded, picture
 
 JPEG = encoded(picture(width=200, height=120), "JPEG", quality=95)
@@ -51,22 +46,6 @@ def b64(data: bytes) -> str:
 def results(answer: httpx2.Response) -> Any:
     assert answer.status_code == 200, answer.text
     return answer.json()["results"]
-
-
-def metric(client: httpx2.Client, name: str, **labels: str) -> float:
-    text = client.get("/metrics").text
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == name]
-    return sum(s.value for s in samples if labels.items() <= s.labels.items())
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Asks again until it is so; each question is a round trip to the server, so that nothing spins."""
-    pause = threading.Event()
-    for _ in range(1000):
-        if true():
-            return
-        pause.wait(PATIENCE_S / 1000)
-    pytest.fail("what was waited for never came")
 
 
 def test_the_three_forms_of_a_request_give_the_same_detections(client: httpx2.Client) -> None:
@@ -110,7 +89,8 @@ def test_an_answer_has_what_the_contract_says(client: httpx2.Client) -> None:
         assert 0.3 <= detection["score"] <= 1
         p, q = detection["classification_score"], detection["localization_score"]
         assert detection["score"] == pytest.approx((p * q) ** 0.5, abs=1e-5)
-    assert "engine;dur=" in answer.headers["Server-Timing"]
+    stages = "".join(rf"{stage};dur=[0-9.]+, " for stage in ("decode", "queue", "engine", "total"))
+    assert re.fullmatch(rf"{stages}batch;desc=1", answer.headers["Server-Timing"])
 
 
 def test_parameters_do_what_they_say(client: httpx2.Client) -> None:
@@ -188,36 +168,6 @@ def test_metrics_count_exactly_what_was_sent(models: Path) -> None:
         assert metric(client, "calibox_batch_size_sum") == 5
         assert metric(client, "calibox_stage_seconds_count", stage="total") == 4
         assert metric(client, "calibox_queue_depth") == 0
-
-
-class Gated:
-    """A server whose engine waits for the test."""
-
-    def __init__(self, service: Service, engine: GatedEngine, server: Server, client: httpx2.Client) -> None:
-        self.service, self.engine, self.server, self.client = service, engine, server, client
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(server_url(self.server).rpartition(":")[2])
-
-
-@contextmanager
-def gated(models: Path, *, max_batch: int = 1, **settings: Any) -> Iterator[Gated]:
-    engines: list[GatedEngine] = []
-
-    def open_engine(bundle: Bundle) -> GatedEngine:
-        engines.append(GatedEngine(bundle, max_batch=max_batch))
-        return engines[0]
-
-    service = Service.load(Settings(models=models, **settings), open_engine)
-    engines[0].forget()
-    with running(service) as server:
-        try:
-            with httpx2.Client(base_url=server_url(server), timeout=PATIENCE_S) as client:
-                yield Gated(service, engines[0], server, client)
-        finally:
-            engines[0].gate.set()
 
 
 def head(length: int) -> bytes:

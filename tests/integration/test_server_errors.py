@@ -130,7 +130,8 @@ def test_an_image_among_many_is_named(client: httpx2.Client) -> None:
         ({"max_detections": "0"}, "max_detections must be a whole number within 1..50, got '0'"),
         ({"timeout_ms": "soon"}, "timeout_ms must be a number within 1..600000, got 'soon'"),
         ({"classes": "bird"}, "classes must be among class-0, class-1, class-2 (or their label ids), got 'bird'"),
-        ({"priority": "high"}, "there is no parameter 'priority'; known are model, version, fusion"),
+        ({"urgency": "high"}, "there is no parameter 'urgency'; known are model, version, fusion"),
+        ({"priority": "urgent"}, "priority must be one of high, normal, got 'urgent'"),
     ],
 )
 def test_invalid_parameter(client: httpx2.Client, parameters: dict[str, str], sentence: str) -> None:

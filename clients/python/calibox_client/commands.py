@@ -13,12 +13,16 @@ from calibox_client.options import (
     FusionOption,
     IouThresholdOption,
     ModelOption,
+    OverlapOption,
+    PriorityOption,
     RefineOption,
     ServerOption,
     SigmaOption,
+    TileOption,
     TimeoutMsOption,
     VersionOption,
     given,
+    key_headers,
 )
 from calibox_core.errors import CaliboxError
 
@@ -58,6 +62,9 @@ def detect(
     max_detections: MaxDetectionsOption = None,
     classes: ClassesOption = None,
     refine: RefineOption = None,
+    tile: TileOption = None,
+    overlap: OverlapOption = None,
+    priority: PriorityOption = None,
     model: ModelOption = None,
     version: VersionOption = None,
     timeout_ms: TimeoutMsOption = None,
@@ -69,7 +76,7 @@ def detect(
     fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     others = {"max_detections": max_detections, "classes": classes, "refine": refine, "timeout_ms": timeout_ms}
-    target = {"model": model, "version": version}
+    target = {"model": model, "version": version, "tile": tile, "overlap": overlap, "priority": priority}
     failed, total = _detect_all(images, server, save, as_json, given({**fusing, **thresholds, **others, **target}))
     if failed:
         _tell(f"{failed} of {total} failed")
@@ -90,7 +97,7 @@ def _detect_all(
     try:
         pictures, unknown = find_pictures(images)
         copies = plan_copies(pictures, save) if save is not None else {}
-        client = Client(server)
+        client = Client(server, headers=key_headers())
     except (OSError, ValueError) as error:
         raise DetectCommandError(str(error)) from error
     for sentence in unknown:

@@ -1,12 +1,19 @@
 """Command-line options that `calibox detect` and `calibox eval` share."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
 ServerOption = Annotated[
-    str, typer.Option("--server", envvar="CALIBOX_SERVER", help="Address of the server.", metavar="URL")
+    str,
+    typer.Option(
+        "--server",
+        envvar="CALIBOX_SERVER",
+        help="Address of the server; a key for it is read from CALIBOX_API_KEY.",
+        metavar="URL",
+    ),
 ]
 FusionOption = Annotated[
     Literal["classification", "product", "geometric", "power", "gaussian", "localization"] | None,
@@ -28,11 +35,27 @@ RefineOption = Annotated[
         "when left out.",
     ),
 ]
+TileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="true|false|PIXELS",
+        help="Cut each image into tiles of so many pixels, or of the model's own size, and look at them too: for small "
+        "objects in large images.",
+    ),
+]
+OverlapOption = Annotated[float | None, typer.Option(help="Least overlap of tiles, as a share of one (0 to 0.9).")]
+PriorityOption = Annotated[Literal["high", "normal"] | None, typer.Option(help="Whether to go before other requests.")]
 ModelOption = Annotated[str | None, typer.Option(help="Name of the model; the server's default when left out.")]
 VersionOption = Annotated[str | None, typer.Option(help="Version of the model; the newest when left out.")]
 TimeoutMsOption = Annotated[
     float | None, typer.Option(help="The server gives up a request after this many milliseconds.")
 ]
+
+
+def key_headers() -> dict[str, str]:
+    """Shows the key of CALIBOX_API_KEY; nothing where there is none. No option: every process sees command lines."""
+    key = os.environ.get("CALIBOX_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:

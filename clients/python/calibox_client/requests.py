@@ -29,6 +29,9 @@ class DetectParameters(TypedDict, total=False):
     refine: (
         bool | int | Sequence[bool | int] | None
     )  # move boxes to a better fit, or in so many steps; or one per image
+    tile: bool | int | None  # look at square tiles of so many pixels too, or of the model's own size (True)
+    overlap: float | None  # 0..0.9: least overlap of the tiles, as a share of one
+    priority: str | None  # high, normal
     model: str | None
     version: str | int | None
     timeout_ms: float | None  # the server gives up a request that waited this long
@@ -93,7 +96,7 @@ def check_base_url(url: str) -> str:
 
 
 def _texts(name: str, value: object) -> list[str]:
-    if name == "refine":
+    if name in ("refine", "tile"):
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return [str(entry).lower() for entry in values]  # true and false, as JSON writes them
     if name != "classes":

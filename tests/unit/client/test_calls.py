@@ -74,6 +74,9 @@ def test_one_image_is_a_raw_body_with_parameters_in_the_query(call: Caller) -> N
         "model": "cells",
         "version": 3,
         "refine": True,
+        "tile": True,
+        "overlap": 0.25,
+        "priority": "high",
         "timeout_ms": 250,
         "sigma": None,
     }
@@ -95,6 +98,9 @@ def test_one_image_is_a_raw_body_with_parameters_in_the_query(call: Caller) -> N
         ("model", "cells"),
         ("version", "3"),
         ("refine", "true"),
+        ("tile", "true"),
+        ("overlap", "0.25"),
+        ("priority", "high"),
         ("timeout_ms", "250"),
     ]
 

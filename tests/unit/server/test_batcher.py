@@ -8,7 +8,7 @@ import pytest
 
 from calibox_server.batcher import Batcher
 from calibox_server.errors import DeadlineError, OverloadedError, ServiceError, StoppingError
-from calibox_server.queue import Policy
+from calibox_server.queue import Policy, Priority
 
 LATER = 1e9  # a deadline that never comes
 MATES = 4
@@ -43,19 +43,27 @@ class Runner:
 class Bench:
     """A batcher with its runner, and what was released."""
 
-    def __init__(self, *, max_batch: int = MATES, instances: int = 1, in_flight: int = 1, queue_size: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        max_batch: int = MATES,
+        instances: int = 1,
+        in_flight: int = 1,
+        queue_size: int = 64,
+        reserved: int = 0,
+    ) -> None:
         self.runner = Runner()
         self.released: list[int] = []
         policy = Policy(max_batch=max_batch, max_delay=0.001, instances=instances, in_flight=in_flight)
         self.batcher: Batcher[int, int] = Batcher(
-            self.runner, policy, queue_size=queue_size, release=self.released.append
+            self.runner, policy, queue_size=queue_size, reserved=reserved, release=self.released.append
         )
 
-    async def ask(self, work: int, *, deadline: float = LATER) -> int:
-        with self.batcher.admit(1) as submit:
-            return await submit(work, deadline=deadline)
+    async def ask(self, work: int, *, deadline: float = LATER, priority: Priority = Priority.NORMAL) -> int:
+        with self.batcher.admit(1, priority=priority) as submit:
+            return await submit(work, deadline=deadline, priority=priority)
 
-    def call(self, work: int, **options: float) -> asyncio.Task[int]:
+    def call(self, work: int, **options: Any) -> asyncio.Task[int]:
         return asyncio.create_task(self.ask(work, **options))
 
     async def with_a_batch_in_flight(self, count: int) -> list[asyncio.Task[int]]:
@@ -371,5 +379,54 @@ def test_work_that_was_admitted_but_comes_after_the_end_is_refused() -> None:
 def test_closing_an_idle_batcher_returns_at_once() -> None:
     async def scenario() -> None:
         await Bench().batcher.close(timeout=60)
+
+    run(scenario)
+
+
+def test_the_high_priority_goes_first() -> None:
+    async def scenario() -> None:
+        bench = Bench(max_batch=2)
+        bench.runner.hold()
+        plug = bench.call(0)
+        await settle()
+        calls = [bench.call(i) for i in (1, 2)] + [bench.call(i, priority=Priority.HIGH) for i in (3, 4)]
+        await settle()
+        bench.runner.let_go()
+        assert await asyncio.gather(plug, *calls) == [0, 10, 20, 30, 40]
+        assert bench.runner.batches == [[0], [3, 4], [1, 2]]
+
+    run(scenario)
+
+
+def test_reserved_places_are_for_the_high_priority() -> None:
+    async def scenario() -> None:
+        bench = Bench(queue_size=3, reserved=1)
+        bench.runner.hold()
+        calls = [bench.call(i) for i in range(2)]
+        await settle()
+        with pytest.raises(OverloadedError, match="2 of 2 places in the queue are taken"):
+            await bench.ask(9)
+        calls.append(bench.call(2, priority=Priority.HIGH))
+        await settle()
+        with pytest.raises(OverloadedError, match="3 of 3 places in the queue are taken"):
+            await bench.ask(9, priority=Priority.HIGH)
+        bench.runner.let_go()
+        assert await asyncio.gather(*calls) == [0, 10, 20]
+
+    run(scenario)
+
+
+def test_work_that_turns_out_larger_takes_more_places_even_while_closing() -> None:
+    async def scenario() -> None:
+        bench = Bench(queue_size=3)
+        with bench.batcher.admit(1):
+            closing = asyncio.create_task(bench.batcher.close(timeout=60))
+            await settle()
+            with bench.batcher.admit(2, more=True) as submit:
+                assert bench.batcher.held == 3
+                assert await submit(4, deadline=LATER) == 40
+            with pytest.raises(OverloadedError), bench.batcher.admit(3, more=True):
+                pass
+        assert await closing
 
     run(scenario)

@@ -92,4 +92,5 @@ def test_the_welcome_names_the_documentation_and_a_request_to_try(tmp_path: Path
     text = welcome(Service.load(Settings(models=tmp_path, instances=1)), host, 8000)
     assert "tiny/1" in text
     assert f"{url}/docs" in text
-    assert re.search(rf"curl -F \S+ {re.escape(url)}/v1/detect$", text)
+    assert re.search(rf"curl -F \S+ {re.escape(url)}/v1/detect$", text, re.MULTILINE)
+    assert text.endswith(f"  look at it:    {url}/")

@@ -10,6 +10,8 @@ from calibox_core.nms import NmsAttributes
 from calibox_core.score_map import ScoreMap
 from calibox_server.errors import ParameterError
 from calibox_server.parameters import KNOWN, Parameters, read_parameters, read_target
+from calibox_server.queue import Priority
+from calibox_server.tiles import Tiling
 from tests.support.manifests import small_manifest
 
 MANIFEST = small_manifest(
@@ -209,3 +211,33 @@ def test_the_target_is_a_name_and_a_version() -> None:
 def test_a_target_that_is_not_text_is_refused(given: dict[str, list[object]]) -> None:
     with pytest.raises(ParameterError, match="must be text, got"):
         read_target(given)
+
+
+def test_priority_is_normal_unless_it_is_high() -> None:
+    assert read().priority is Priority.NORMAL
+    assert read(priority="high").priority is Priority.HIGH
+    assert read(priority="normal").priority is Priority.NORMAL
+    with pytest.raises(ParameterError, match="priority must be one of high, normal, got 'HIGH'"):
+        read(priority="HIGH")
+
+
+@pytest.mark.parametrize(
+    ("given", "tiling"),
+    [
+        ({}, None),
+        ({"tile": "false"}, None),
+        ({"tile": False}, None),
+        ({"tile": "true"}, Tiling(128, 96, 0.2)),
+        ({"tile": True, "overlap": 0.5}, Tiling(128, 96, 0.5)),
+        ({"tile": "640", "overlap": "0"}, Tiling(640, 640, 0.0)),
+        ({"tile": 32}, Tiling(32, 32, 0.2)),
+    ],
+)
+def test_tiles_are_of_the_input_s_size_or_square(given: dict[str, object], tiling: Tiling | None) -> None:
+    assert read(**given).tiling == tiling
+
+
+@pytest.mark.parametrize("value", ["31", 31, -64, 6.4, "", "64px", "1e3", 10**7])
+def test_a_tile_that_is_no_size_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match="tile must be true, false or a whole number of pixels from 32 on, got"):
+        read(tile=value)

@@ -61,13 +61,13 @@ def test_a_batch_is_the_oldest_entries_up_to_its_size() -> None:
 
 def test_entries_whose_caller_left_are_passed_over_and_the_batch_is_filled_from_behind() -> None:
     queue = queue_of(1.0, 2.0, 3.0, 4.0)
-    queue.entries[1].reply.cancel()  # type: ignore[attr-defined]
+    list(queue)[1].reply.cancel()  # type: ignore[attr-defined]
     assert names(queue.take(now=5.0)) == ["work 0", "work 2", "work 3"]
 
 
 def test_entries_whose_deadline_passed_are_answered_and_never_taken() -> None:
     queue = queue_of(1.0, deadline=4.0)
-    late = queue.entries[0]
+    late = next(iter(queue))
     queue.put(Entry("work 1", Future(), arrived=2.0, deadline=9.0))
     assert names(queue.take(now=4.0)) == ["work 1"]
     assert not late.taken
@@ -77,7 +77,7 @@ def test_entries_whose_deadline_passed_are_answered_and_never_taken() -> None:
 
 def test_a_discarded_entry_is_gone_and_discarding_it_again_is_harmless() -> None:
     queue = queue_of(1.0, 2.0)
-    entry = queue.entries[0]
+    entry = next(iter(queue))
     queue.discard(entry)
     queue.discard(entry)
     assert names(queue.take(now=3.0)) == ["work 1"]

@@ -1,5 +1,6 @@
 """`calibox eval`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from calibox_client.options import (
     TimeoutMsOption,
     VersionOption,
     given,
+    key_headers,
 )
 from calibox_core.cli import require_extra
 
@@ -86,6 +88,7 @@ def evaluate(
     Asks with --score-threshold 0 and --max-detections 100 unless told otherwise.
     """
     require_extra("eval", "eval", "pycocotools")
+    from calibox_client.async_client import AsyncClient
     from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
     from calibox_client.evaluation.report import print_summary
     from calibox_client.evaluation.source import open_source
@@ -106,7 +109,7 @@ def evaluate(
         parameters=given({**fusing, **thresholds, **others}),
     )
     try:
-        measured, summary = run_evaluation(evaluation)
+        measured, summary = run_evaluation(evaluation, partial(AsyncClient, headers=key_headers()))
     except KeyboardInterrupt:
         typer.secho("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(130) from None  # 128 + SIGINT, as shells say it

@@ -1,0 +1,98 @@
+"""Batches between the batcher and the engine, apart from the pipeline.
+
+Nothing here refers back to the pipeline, so that no cycle keeps an engine alive once its pipeline is closed: the memory
+of an unloaded model is free at once, not when the garbage collector comes by.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibox_server.engine import Closable, Engine, EngineInput, EngineOutput
+from calibox_server.metrics import ModelMetrics
+from calibox_server.parameters import Parameters
+from calibox_server.slots import Slot
+
+clock = time.monotonic  # the one clock of deadlines and stage times, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the batcher holds of one image."""
+
+    slot: Slot
+    parameters: Parameters
+    refine_steps: int
+    submitted: float
+
+
+@dataclass(frozen=True, slots=True)
+class RawDetections:
+    """One image's rows of the engine's output, padding cut off, with the times of its batch."""
+
+    rows: EngineOutput
+    queue: float
+    engine: float
+    batch: int = 1  # images that ran together
+
+
+class EngineRunner:
+    """Runs batches in threads of its own.
+
+    Args:
+        engine: as many threads as it takes runs at once.
+        metrics: of the model.
+        name: of the threads.
+    """
+
+    def __init__(self, engine: Engine, metrics: ModelMetrics, name: str) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix=f"engine-{name}")
+
+    async def run(self, batch: Sequence[Work]) -> list[RawDetections]:
+        """One batch to as many results, in order."""
+        self._metrics.batch_size.observe(len(batch))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run_here, batch)
+
+    async def close(self, *, idle: bool) -> None:
+        """Ends the threads, and the engine itself where it wants to be closed and nothing runs in it (``idle``)."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if idle and isinstance(self._engine, Closable):
+            await asyncio.to_thread(self._engine.close)
+
+    def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
+        started = clock()
+        out = self._engine.run(stack(batch))
+        engine = clock() - started
+        size = len(batch)
+        return [RawDetections(unpadded(out, i), started - work.submitted, engine, size) for i, work in enumerate(batch)]
+
+
+def stack(batch: Sequence[Work]) -> EngineInput:
+    """One engine input of a batch. A single image's slot is used as it is; more are copied side by side."""
+    asked = [work.parameters for work in batch]
+    return EngineInput(
+        images=batch[0].slot[None] if len(batch) == 1 else np.stack([work.slot for work in batch]),
+        fusion=np.array([p.exponents for p in asked], np.float32),
+        score_threshold=np.array([p.score_threshold for p in asked], np.float32),
+        iou_threshold=np.array([p.iou_threshold for p in asked], np.float32),
+        refine_steps=np.array([work.refine_steps for work in batch], np.int32),
+    )
+
+
+def unpadded(out: EngineOutput, index: int) -> EngineOutput:
+    """Views of one image's rows."""
+    count = int(out.num_detections[index])
+    return EngineOutput(
+        num_detections=out.num_detections[index : index + 1],
+        boxes=out.boxes[index, :count],
+        labels=out.labels[index, :count],
+        classification_scores=out.classification_scores[index, :count],
+        localization_scores=out.localization_scores[index, :count],
+        scores=out.scores[index, :count],
+    )
