@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calibox_core.boxes import pairwise_iou
 from calibox_core.fusion import Exponents
 from calibox_core.nms import Candidates, NmsAttributes, OutScore, select_candidates
+from calibox_export.errors import ExportError
 from calibox_export.level_cut import LevelCut, Mask, passed_anchors
 
 
@@ -35,6 +36,9 @@ class Tolerance:
 TWO_FRAMEWORKS = Tolerance(score=1e-4, box=0.01, tie=1e-4, sliver=2e-4)
 # One runtime from its own candidates: the same boxes, and only logarithms and exponentials are computed twice.
 ONE_RUNTIME = Tolerance(score=1e-5, box=0.01, tie=1e-6, sliver=0.0)
+# Candidates that may go on. The overlap of each with each other takes a few gigabytes for so many, which come only from
+# a network whose scores are all alike.
+MOST_CANDIDATES = 10_000
 
 
 class Rows(NamedTuple):
@@ -97,6 +101,9 @@ def sure_candidates(
         attributes: of the operator.
         tolerance: between the two sides.
         cuts: of the levels that are cut to their best before the selection.
+
+    Raises:
+        ExportError: so many keys lie close together that nothing can be said.
     """
     floor = attributes.candidate_floor
     # Every pair that could pass the floor, however many there are.
@@ -110,6 +117,11 @@ def sure_candidates(
     exists = (found.classification_scores > floor + tolerance.score) & passed.must[anchor]
     must = exists & (_count_at_least(found.keys, found.keys - tolerance.tie) <= attributes.pre_nms_top_k)
     may = _count_above(found.keys[exists], found.keys + tolerance.tie) < attributes.pre_nms_top_k
+    if may.sum() > MOST_CANDIDATES:
+        raise ExportError(
+            f"{may.sum()} candidates have keys so close together that rounding decides which "
+            f"{attributes.pre_nms_top_k} of them go on, so two answers cannot be compared: is the network trained?"
+        )
     found = _take(found, may)
     none = np.zeros(len(found.keys), np.float32)
     return Sure(found, must=must[may], may=np.ones(len(none), bool), low=none, high=none)

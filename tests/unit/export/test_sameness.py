@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from calibox_core.fusion import Exponents
 from calibox_core.nms import Detections, NmsAttributes, OutScore, calibrated_nms, select_candidates
+from calibox_export.errors import ExportError
 from calibox_export.level_cut import LevelCut, level_cuts, passed_anchors
 from calibox_export.sameness import (
+    MOST_CANDIDATES,
     TWO_FRAMEWORKS,
     Outcome,
     Rows,
@@ -183,6 +185,19 @@ def test_near_ties_at_every_cut_are_excused() -> None:
     assert both_ways(*at_threshold).different == 0
     at_floor = NmsAttributes(candidate_floor=0.400005)
     assert both_ways(image(boxes, p, q), image(boxes, turned, q), at_floor).different == 0
+
+
+def test_scores_that_are_all_alike_are_refused_before_they_take_all_memory() -> None:
+    count = MOST_CANDIDATES + 1
+    with pytest.raises(ExportError, match=r"10001 candidates have keys so close .* is the network trained\?"):
+        sure_candidates(
+            np.tile(np.array([0, 0, 9, 9], np.float32), (count, 1)),
+            np.full((count, 1), 0.5, np.float32),
+            np.ones((count, 1), np.float32),
+            exponents=PRODUCT,
+            attributes=NmsAttributes(pre_nms_top_k=100, max_detections=10),
+            tolerance=TWO_FRAMEWORKS,
+        )
 
 
 def test_a_clear_cut_is_not_excused() -> None:
