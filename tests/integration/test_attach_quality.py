@@ -29,11 +29,6 @@ refinement: {steps: 2}
 
 
 @pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> CocoFolder:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return make_coco_folder(tmp_path / "rectangles", train=12, val=8)

@@ -28,12 +28,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command."""
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder with two pictures."""
     folder = tmp_path / "pictures"

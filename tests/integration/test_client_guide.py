@@ -27,12 +27,6 @@ def blocks(language: str, url: str) -> list[str]:
 
 
 @pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command."""
-    return CommandLine(monkeypatch, capsys)
-
-
-@pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The reader's working directory, with the files that the guide speaks of."""
     pixels = np.random.default_rng(3).integers(0, 256, (480, 640, 3), np.uint8)

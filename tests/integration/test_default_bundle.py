@@ -33,12 +33,6 @@ def bundle() -> Bundle:
     return read_bundle(folder)
 
 
-@pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command."""
-    return CommandLine(monkeypatch, capsys)
-
-
 def test_it_is_small_and_says_how_it_was_made(bundle: Bundle) -> None:
     manifest = bundle.manifest
     assert sum(path.stat().st_size for path in bundle.folder.rglob("*")) <= MOST_BYTES

@@ -52,12 +52,6 @@ def folder(tmp_path: Path) -> CocoFolder:
     return made
 
 
-@pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command."""
-    return CommandLine(monkeypatch, capsys)
-
-
 def arguments(url: str, folder: CocoFolder, output: Path) -> tuple[object, ...]:
     where = ("--images", folder.images, "--annotations", folder.annotations_path("val"))
     return ("eval", "--server", url, *where, "--output", output)

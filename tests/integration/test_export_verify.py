@@ -25,12 +25,6 @@ from tests.support.recipes import tiny_recipe
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
 
-@pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    monkeypatch.setenv("COLUMNS", "80")
-    return CommandLine(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> CocoFolder:
     return make_coco_folder(tmp_path_factory.mktemp("data") / "rectangles")

@@ -20,11 +20,6 @@ from tests.support.voc import make_voc
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 
 
-@pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
 def _train(calibox: CommandLine, tmp_path: Path, data: Path, source: dict[str, Any]) -> Finished:
     recipe = tmp_path / "tiny.yaml"
     # No level is cut to its best: scores of a network that has seen two batches lie too close for a sure last place.

@@ -20,7 +20,6 @@ from calibox_server.oip.grpc_messages import MESSAGES
 from calibox_server.oip.grpc_server import SPARE_CALLS
 from calibox_server.service import Service
 from calibox_server.settings import Settings
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import gated, metric, wait_until
 from tests.support.live_server import grpc_address, running, server_url
@@ -31,13 +30,6 @@ PICTURES = [picture(width=200, height=120), picture(width=90, height=150, seed=1
 IMAGES = letterboxed(*PICTURES)
 PNG = {"Content-Type": "image/png"}
 MAX_BYTES = 600_000
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

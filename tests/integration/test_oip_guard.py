@@ -17,20 +17,12 @@ from calibox_server.keys import make_key
 from calibox_server.serve import Server, bind
 from calibox_server.service import Service
 from calibox_server.settings import Settings
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import metric
 from tests.support.live_server import grpc_address, running, server_url
 from tests.support.oip import Triton, triton_grpc, triton_http
 
 IMAGE = np.zeros((1, 96, 128, 3), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @contextmanager

@@ -27,13 +27,6 @@ RAW = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def client(models: Path) -> Iterator[httpx2.Client]:
     with live_server(models) as url, httpx2.Client(base_url=url, timeout=PATIENCE_S) as client:
         yield client

@@ -13,20 +13,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
 from tests.support.pictures import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")
 START = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

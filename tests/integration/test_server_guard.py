@@ -10,7 +10,6 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from calibox_server.keys import make_key
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
 from tests.support.pictures import encoded, picture
@@ -19,13 +18,6 @@ JPEG = encoded(picture(), "JPEG")
 RAW = {"Content-Type": "image/jpeg"}
 KEY, LINE = make_key("ci.bot")
 BEARER = {"Authorization": f"Bearer {KEY}"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

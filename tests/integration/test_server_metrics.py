@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
 from tests.support.pictures import encoded, picture
@@ -18,13 +17,6 @@ from tests.support.pictures import encoded, picture
 RAW = {"Content-Type": "image/jpeg"}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 def samples(client: httpx2.Client, family: str) -> dict[tuple[tuple[str, str], ...], float]:

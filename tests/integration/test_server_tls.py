@@ -2,7 +2,6 @@
 
 import http.client
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import trustme
 
 from calibox_server.options import Options
 from calibox_server.tls import TlsError, make_context
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
 from tests.support.pictures import encoded, picture
@@ -29,13 +27,6 @@ def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:

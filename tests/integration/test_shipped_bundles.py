@@ -28,11 +28,6 @@ PREDICTOR_DEVIATION = 0.01
 RECIPES = shipped()
 
 
-@pytest.fixture
-def calibox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> CocoFolder:
     return make_coco_folder(tmp_path_factory.mktemp("data") / "rectangles")

@@ -15,7 +15,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from calibox_server.keys import make_key
 from calibox_server.stream import MAX_UNSENT
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import Gated, gated, metric, wait_until
 from tests.support.live_server import live_server
@@ -23,13 +22,6 @@ from tests.support.pictures import encoded, huge_png, picture
 
 FRAMES = [encoded(picture(width=80 + 8 * i, seed=i), "JPEG") for i in range(4)]
 RAW = {"Content-Type": "image/jpeg"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from PIL import Image
 
 from calibox_client import Client
 from calibox_core.boxes import pairwise_iou
-from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import gated
 from tests.support.live_server import live_server
@@ -21,13 +20,6 @@ from tests.support.pictures import encoded, picture
 SHIPPED = Path(__file__).resolve().parents[2] / "models"
 LARGE = encoded(picture(width=320, height=200), "PNG")  # 128 x 96 tiles that overlap by a fifth: 3 x 3 and the whole
 PNG = {"Content-Type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

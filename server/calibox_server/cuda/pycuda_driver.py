@@ -122,15 +122,18 @@ class PycudaDriver:
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> CapturedGraph:  # noqa: ARG002
         """Always an error: as of 2026.1 pycuda wraps no CUDA graphs."""
-        raise EngineError(f"{self.name} has no CUDA graphs; cuda-bindings has (--cuda-driver cuda-bindings)")
+        raise self._no_graphs()
 
-    def launch(self, graph: CapturedGraph, stream: Stream) -> None:
-        """Never called: nothing was captured."""
-        raise NotImplementedError
+    def launch(self, graph: CapturedGraph, stream: Stream) -> None:  # noqa: ARG002
+        """Always an error, as `capture` is."""
+        raise self._no_graphs()
 
-    def destroy_graph(self, graph: CapturedGraph) -> None:
-        """Never called: nothing was captured."""
-        raise NotImplementedError
+    def destroy_graph(self, graph: CapturedGraph) -> None:  # noqa: ARG002
+        """Always an error, as `capture` is."""
+        raise self._no_graphs()
+
+    def _no_graphs(self) -> EngineError:
+        return EngineError(f"{self.name} has no CUDA graphs; cuda-bindings has (--cuda-driver cuda-bindings)")
 
     def _hold(self, handle: int, thing: Any) -> int:
         self._held[handle] = thing
