@@ -15,6 +15,7 @@ from onnx import parser
 
 from calibox_core.manifest import OPSET
 from calibox_core.nms import NmsAttributes
+from calibox_core.operator_names import INPUTS, OUTPUTS
 from calibox_export.nms_selection import selection_text
 from calibox_export.nms_suppression import suppression_text
 
@@ -25,23 +26,6 @@ DOMAIN_VERSION = 1
 # its creator is registered; the domain does not count.
 PLUGIN_NAMESPACE = "calibox"
 PLUGIN_VERSION = "1"
-
-INPUTS = ("boxes", "p", "q", "fusion", "score_threshold", "iou_threshold")
-DETECTION_OUTPUTS = (
-    "num_detections",
-    "boxes",
-    "labels",
-    "classification_scores",
-    "localization_scores",
-    "scores",
-)
-CANDIDATE_OUTPUTS = (
-    "candidate_boxes",
-    "candidate_labels",
-    "candidate_classification_scores",
-    "candidate_localization_scores",
-)
-OUTPUTS = (*DETECTION_OUTPUTS, *CANDIDATE_OUTPUTS)
 
 
 def calibrated_nms_function(attributes: NmsAttributes, *, quality_per_class: bool) -> onnx.FunctionProto:

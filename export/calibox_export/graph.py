@@ -11,12 +11,11 @@ from onnx import TensorProto, ValueInfoProto, compose, helper
 from calibox_core import __version__
 from calibox_core.manifest import OPSET
 from calibox_core.nms import NmsAttributes
+from calibox_core.operator_names import INPUTS, OUTPUTS
 from calibox_export.calibrated_nms import (
     DOMAIN,
     DOMAIN_VERSION,
-    INPUTS,
     OPERATOR,
-    OUTPUTS,
     calibrated_nms_function,
     calibrated_nms_node,
 )

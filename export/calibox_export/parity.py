@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calibox_core.fusion import Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
 from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
-from calibox_export.calibrated_nms import OUTPUTS
+from calibox_core.operator_names import OUTPUTS
 from calibox_export.iou_net.refined import Refiner, compare_refined, mixed_steps
 from calibox_export.level_cut import LevelCut, passed_anchors
 from calibox_export.sameness import (

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 from calibox_core.engines import BuiltEngine, EngineError
+from calibox_core.openvino_package import HINTS, IR_FILE, import_openvino
 from calibox_server.engine import EngineInput, EngineOutput
 from calibox_server.onnxruntime_provider import CPU_MAX_BATCH
-
-IR_FILE = "model.xml"
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
@@ -30,7 +28,7 @@ class OpenVinoEngine:
     def __init__(
         self, built: BuiltEngine, *, instances: int = 1, intra_op_threads: int = 1, max_batch: int | None = None
     ) -> None:
-        ov = _import_openvino()
+        ov = import_openvino()
         core = ov.Core()
         version = ov.__version__.split("-")[0]
         check_fits(built, version=version, capabilities=core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -42,7 +40,7 @@ class OpenVinoEngine:
             model,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": _HINTS[built.record.precision],
+                "INFERENCE_PRECISION_HINT": HINTS[built.record.precision],
                 "NUM_STREAMS": instances,
                 "INFERENCE_NUM_THREADS": instances * intra_op_threads,
                 "ENABLE_CPU_PINNING": False,  # decoding and serving share the cores
@@ -86,13 +84,3 @@ def check_fits(built: BuiltEngine, *, version: str, capabilities: list[str]) -> 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-def _import_openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(
-            f"OpenVINO cannot be imported ({error}); install it with: pip install 'calibox[openvino]'"
-        ) from error
-    return openvino

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from calibox_core.nms import NmsAttributes
-from calibox_export.calibrated_nms import INPUTS, OUTPUTS
+from calibox_core.operator_names import INPUTS, OUTPUTS
 from calibox_export.engines.openvino_ir import openvino_model
 from calibox_export.graph import operator_model
 

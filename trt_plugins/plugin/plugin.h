@@ -1,7 +1,7 @@
 // CalibratedNMS as a TensorRT plugin: what TensorRT asks for, answered from the attributes and the kernels' C interface.
 //
 // Inputs: boxes [B, A, 4], p [B, A, C], q [B, A, 1] or [B, A, C] (float32 or float16, p and q alike), fusion [B, 3],
-// score_threshold [B], iou_threshold [B] (float32). Outputs: the ten of `calibox_export.calibrated_nms.OUTPUTS`, int32
+// score_threshold [B], iou_threshold [B] (float32). Outputs: the ten of `calibox_core.operator_names.OUTPUTS`, int32
 // and float32, of fixed rows.
 #pragma once
 

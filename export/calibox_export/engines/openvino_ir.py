@@ -7,6 +7,7 @@ import onnx
 from onnx import inliner
 
 from calibox_core.engines import EngineError, Runtime
+from calibox_core.openvino_package import HINTS, IR_FILE, import_openvino
 from calibox_core.precision import Precision
 from calibox_export.engines.backend import Facts, Work
 from calibox_export.low_precision.int8 import to_int8, with_signed_inputs
@@ -16,25 +17,8 @@ from calibox_export.parity import Arrays, Graph
 if TYPE_CHECKING:
     import openvino as ov
 
-IR_FILE = "model.xml"  # and model.bin beside it
 # What the CPU must be able to do; without it OpenVINO would quietly compute in float32.
 NEEDS: dict[Precision, tuple[str, ...]] = {"fp32": (), "bf16": ("BF16",), "int8": ("INT8",)}
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-
-
-def import_openvino() -> Any:
-    """The package.
-
-    Raises:
-        EngineError: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(
-            f"OpenVINO cannot be imported ({error}); install it with: pip install 'calibox[openvino]'"
-        ) from error
-    return openvino
 
 
 class OpenVinoBackend:
@@ -121,7 +105,7 @@ def write_ir(graph: onnx.ModelProto, folder: Path) -> None:
 def open_ir(path: Path, precision: Precision) -> Graph:
     """An engine's file, to run on the CPU: every output by name."""
     ov = import_openvino()
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
+    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[precision]})
     request, names = compiled.create_infer_request(), input_names(compiled)
 
     def run(feeds: Arrays) -> Arrays:

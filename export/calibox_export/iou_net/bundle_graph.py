@@ -6,7 +6,8 @@ import onnx
 from onnx import compose, helper
 
 from calibox_core.nms import NmsAttributes
-from calibox_export.calibrated_nms import OUTPUTS, calibrated_nms_function, calibrated_nms_node
+from calibox_core.operator_names import OUTPUTS
+from calibox_export.calibrated_nms import calibrated_nms_function, calibrated_nms_node
 from calibox_export.graph import NETWORK_PREFIX, bundle_model, check_network, contract_inputs, prefixed_network
 from calibox_export.iou_net.predictor_text import map_names
 from calibox_export.iou_net.stage import predictor_stage, refine_stage

@@ -12,6 +12,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from calibox_core.operator_names import INPUTS, OUTPUTS
 from calibox_core.suppression import Attributes
 
 FOLDER_VARIABLE = "CALIBOX_KERNELS"
@@ -20,19 +21,7 @@ _CHECKOUT_FOLDER = Path(__file__).parents[3] / "trt_plugins" / "build"
 FLOAT32, FLOAT16 = 0, 1
 _OUT_SCORES = ("key", "classification", "classification_clustered")
 
-INPUT_NAMES = ("boxes", "p", "q", "fusion", "score_threshold", "iou_threshold")
-OUTPUT_NAMES = (
-    "num_detections",
-    "boxes",
-    "labels",
-    "classification_scores",
-    "localization_scores",
-    "scores",
-    "candidate_boxes",
-    "candidate_labels",
-    "candidate_classification_scores",
-    "candidate_localization_scores",
-)
+INPUT_NAMES, OUTPUT_NAMES = INPUTS, OUTPUTS
 INTEGER_OUTPUTS = ("num_detections", "labels", "candidate_labels")
 
 

@@ -10,7 +10,8 @@ from onnx.reference import ReferenceEvaluator
 
 from calibox_core.manifest import OPSET
 from calibox_core.nms import NmsAttributes, OutScore
-from calibox_export.calibrated_nms import INPUTS, OUTPUTS, calibrated_nms_function, calibrated_nms_node
+from calibox_core.operator_names import INPUTS, OUTPUTS
+from calibox_export.calibrated_nms import calibrated_nms_function, calibrated_nms_node
 from calibox_export.graph import operator_model
 from tests.support.nms_images import P_GRID, Q_GRID, random_boxes
 from tests.support.operator_graph import run_operator

@@ -9,10 +9,11 @@ from calibox_core.bundle import Bundle, read_bundle, read_manifest, write_manife
 from calibox_core.dataset import CocoFolder
 from calibox_core.engines import EngineError, find_engines
 from calibox_core.manifest import ClassInfo
+from calibox_core.openvino_package import IR_FILE
 from calibox_export.engines import build as build_module
 from calibox_export.engines.accuracy import Found, Measured, compare, measure
 from calibox_export.engines.build import BuildOrder, build_engine, points_lost
-from calibox_export.engines.openvino_ir import IR_FILE, OpenVinoBackend, check_capabilities, open_ir
+from calibox_export.engines.openvino_ir import OpenVinoBackend, check_capabilities, open_ir
 from calibox_export.parity import graph_feeds, open_graph, usual_settings
 from tests.support.bundles import make_tiny_bundle
 from tests.support.coco import make_coco_folder
