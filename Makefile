@@ -5,6 +5,9 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # Further words for pytest: make test ARGS="tests/unit/core -k letterbox"
 ARGS ?=
+# Test files run side by side in so many processes, a file's tests in one; 0 runs them in pytest's own, as debuggers want.
+JOBS ?= auto
+PYTEST := -m pytest --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SERVE_EXTRAS := server,cpu
 # Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
-ALL_EXTRAS := server,grpc,cpu,openvino,quantize,tensorrt-rtx,train,export,eval,reproduce,supervision,otel,dev
+ALL_EXTRAS := server,grpc,cpu,openvino,quantize,tensorrt-rtx,train,export,eval,reproduce,supervision,pandas,video,otel,dev
 
 # Tests only. It asks for older packages (protobuf below 7, greenlet below 3.4) than the rest, and works with the newer.
 ALONE := tritonclient
@@ -25,7 +28,7 @@ PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-all lint format kernels protocol constraints clean
+.PHONY: help serve install test test-all soak lint format kernels protocol constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,10 +39,14 @@ serve: $(SERVE_READY)  ## serve the bundles in models/ (HOST=127.0.0.1 PORT=8000
 install: $(ALL_READY)  ## install every extra except gpu into .venv
 
 test: $(ALL_READY)  ## the tests, without those that are slow or need a GPU
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
 
 test-all: $(ALL_READY)  ## all tests, slow ones and those for a GPU too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "" $(ARGS)
+
+soak: $(ALL_READY)  ## what a server must bear, in full (half an hour on two quiet cores); writes docs/results/soak.md
+	$(BIN)/python -m benchmarks.soak load --bundle models/bccd $(ARGS); real=$$?; \
+		$(BIN)/python -m benchmarks.soak --goodput 0.88 $(ARGS) && exit $$real
 
 lint: $(ALL_READY)  ## format, style, types and import directions
 	$(BIN)/ruff format --check .

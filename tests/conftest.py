@@ -16,6 +16,9 @@ if str(ROOT) not in sys.path:  # importlib mode adds nothing, and tests import e
 # Tests' networks are tiny: a second thread costs more in waiting than it computes, above all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A server of a test measures nothing at its start, unless the test is about that.
+os.environ.setdefault("CALIBOX_TUNE", "false")
+
 # No deadline and no complaint about slow examples: how long an example takes says more about the machine's load.
 _UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("default", _UNHURRIED, max_examples=60)
