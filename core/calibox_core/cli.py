@@ -1,8 +1,11 @@
 """The `calibox` command. Each room registers its subcommands in the entry-point group `calibox.commands`.
 
+A name with a dot, `models.served`, adds a command to the group that another room registered, here `calibox models`.
+
 Command modules import only light things at the top, so that `calibox --help` is quick and needs no extra.
 """
 
+import copy
 import importlib.util
 import sys
 from importlib.metadata import entry_points
@@ -49,22 +52,26 @@ def build_app() -> typer.Typer:
             typer.echo(f"calibox {__version__}")
             raise typer.Exit
 
+    groups = {"": app}
     for command in sorted(entry_points(group=COMMAND_GROUP), key=lambda entry: entry.name):
         loaded = command.load()
-        if isinstance(loaded, typer.Typer):  # a group of commands
-            app.add_typer(loaded, name=command.name)
+        group, _, name = command.name.rpartition(".")  # a group sorts before what other rooms add to it
+        if isinstance(loaded, typer.Typer):
+            groups[name] = copy.copy(loaded)
+            groups[name].registered_commands = [*loaded.registered_commands]  # what is added stays out of the room
+            app.add_typer(groups[name], name=name)
         else:
-            app.command(command.name)(loaded)
+            groups[group].command(name)(loaded)
     return app
 
 
 def main() -> None:
-    """Entry point: errors raised on purpose end the program with their sentence and exit status 1."""
+    """Entry point: errors raised on purpose end the program with their sentence and their exit status, mostly 1."""
     try:
-        build_app()()
+        build_app()(prog_name="calibox")
     except CaliboxError as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(1)
+        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Errors that calibox raises on purpose. Their text is a sentence for the person who can mend the cause."""
 
+from typing import ClassVar
+
 
 class CaliboxError(Exception):
-    """Base of the tree; the command line prints its text without a traceback."""
+    """Base of the tree; the command line prints its text without a traceback and ends with ``exit_status``."""
+
+    exit_status: ClassVar[int] = 1
 
 
 class InvalidParameterError(CaliboxError, ValueError):

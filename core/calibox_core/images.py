@@ -15,19 +15,34 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from calibox_core.errors import TruncatedImageError, UnsupportedImageError
 from calibox_core.letterbox import PAD_VALUE
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SIGNATURE_BYTES = 12  # that tell a format; WebP's are the longest
 _ORIENTATION = 0x0112  # EXIF tag
 
 _DEEP_MODES = frozenset({"I", "F"})  # Pillow's, of 32-bit integers and floats; 16 bits have modes of their own
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
-# What Pillow raises for bytes that its readers cannot follow.
-_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, AssertionError)
+# What Pillow raises for bytes that its readers cannot follow. The last: a GIF's frame may exceed its canvas.
+_DAMAGE = (
+    *(OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, AssertionError),
+    Image.DecompressionBombError,
+)
+# Pillow opens no WebP of more pixels, for it makes room for them at once.
+_MOST_OF_WEBP = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
 
 # Pillow's readers by the first bytes. They are called directly: Image.open refuses what is larger than its own limit
 # (the caller's pixel limit is the judge of that) and reports a header cut short as "no image".
@@ -37,6 +52,8 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"BM", BmpImagePlugin.BmpImageFile),
     (b"II*\0", TiffImagePlugin.TiffImageFile),
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
 )
 
 
@@ -68,12 +85,23 @@ def read_header(data: bytes) -> ImageHeader:
         UnsupportedImageError: the bytes are no image of a known format.
         TruncatedImageError: they begin like one, but the header is damaged or cut short.
     """
+    if _is_webp(data) and (size := _webp_size(data))[0] * size[1] > _MOST_OF_WEBP:
+        return ImageHeader("WEBP", *size, orientation=1)
     with _damage_as_ours(), _without_warnings(), _reader_of(data)(io.BytesIO(data)) as image:
         if image.mode in _DEEP_MODES:
             raise UnsupportedImageError(
                 f"the {image.format} has samples of 32 bits, whose black and white nobody knows; send it with 8 or 16"
             )
         return ImageHeader(str(image.format), image.width, image.height, _orientation(image), _has_alpha(image))
+
+
+def begins_like_an_image(data: bytes) -> bool:
+    """Whether the first bytes, `SIGNATURE_BYTES` of them or more, are those of a known format."""
+    try:
+        _reader_of(data)
+    except UnsupportedImageError:
+        return False
+    return True
 
 
 def decode_image(data: bytes, header: ImageHeader | None = None) -> NDArray[np.uint8]:
@@ -90,8 +118,11 @@ def decode_image(data: bytes, header: ImageHeader | None = None) -> NDArray[np.u
     header = header or read_header(data)
     if header.format == "JPEG":
         pixels = _decode_jpeg(data)
+    elif header.alpha:
+        pixels = _decode_transparent(data)
     else:
-        pixels = _decode_transparent(data) if header.alpha else _decode_other(data, header)
+        # OpenCV reads a GIF to its end; a few bytes may hold thousands of frames.
+        pixels = _decode_pillow(data) if header.format == "GIF" else _decode_other(data, header)
     return np.ascontiguousarray(upright(pixels, header.orientation))
 
 
@@ -121,11 +152,21 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 def _decode_other(data: bytes, header: ImageHeader) -> NDArray[np.uint8]:
     import cv2
 
+    if header.format == "PNG" and not _chunks_fit(data):
+        raise TruncatedImageError("the PNG image is damaged or ends too early")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
         raise TruncatedImageError(f"the {header.format} image is damaged or ends too early")
     return np.asarray(pixels, np.uint8)
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether no chunk of a PNG is longer than what is there: OpenCV makes room first, up to 2 GB, and then reads."""
+    at = 8
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at <= len(data)
 
 
 def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
@@ -168,7 +209,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _reader_of(data: bytes) -> type[ImageFile.ImageFile]:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    if _is_webp(data):
         return WebPImagePlugin.WebPImageFile
     for signature, reader in _READERS:
         if data.startswith(signature):
@@ -176,6 +217,20 @@ def _reader_of(data: bytes) -> type[ImageFile.ImageFile]:
     raise UnsupportedImageError(
         f"the {len(data)} bytes are not an image that can be read; send one of {', '.join(FORMATS)}"
     )
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the first chunk says (RFC 9649, sections 2.5 to 2.7); zeros where that ends too early."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
 def _has_alpha(image: ImageFile.ImageFile) -> bool:

@@ -149,6 +149,20 @@ def calibrated_nms(
     """
     found = select_candidates(boxes, p, q, exponents, attributes)
     owner = suppress(found, iou_threshold, class_agnostic=attributes.class_agnostic)
+    return kept_detections(found, owner, score_threshold=score_threshold, attributes=attributes)
+
+
+def kept_detections(
+    found: Candidates, owner: NDArray[np.int64], *, score_threshold: float, attributes: Attributes
+) -> Detections:
+    """What a suppression leaves: cut to ``max_detections``, then without reported scores below the threshold.
+
+    Args:
+        found: in the order of key.
+        owner: int64 ``[K]``, from `suppress`.
+        score_threshold: a reported score of at least this is returned.
+        attributes: limit and reported score are read.
+    """
     kept = np.flatnonzero(owner == np.arange(len(owner)))[: attributes.max_detections]
     scores = _reported_scores(found, owner, OutScore(attributes.out_score))[kept]
     above = scores >= np.float32(score_threshold)

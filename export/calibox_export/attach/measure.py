@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from calibox_core.bootstrap import Interval, average_precision, interval, resampled
 from calibox_core.boxes import pairwise_iou, xyxy_to_xywh
+from calibox_core.coco_matching import ClassMatches, annotated_objects, match_split
 from calibox_core.coco_metrics import Metrics, score_iou_correlations
 from calibox_core.dataset import calibration_and_test_ids
 from calibox_core.fusion import Fusion, FusionName, fuse
@@ -23,11 +25,9 @@ from calibox_core.nms import NmsAttributes, OutScore, calibrated_nms
 from calibox_export.attach.scoring import ScoredImage
 from calibox_training.evaluation import NO_THRESHOLD
 from calibox_training.parts import Part
-from calibox_training.reproduce.analysis import DRAWS, interval
-from calibox_training.reproduce.bootstrap import average_precision, resampled
-from calibox_training.reproduce.matching import ClassMatches, annotated_objects, match_split
+from calibox_training.reproduce.analysis import DRAWS
 from calibox_training.reproduce.rankings import ALPHAS, POWERS, ImageFound
-from calibox_training.reproduce.results import METRICS, Interval, named_metrics
+from calibox_training.reproduce.results import METRICS, named_metrics
 
 BASE = "classification"
 

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points, version
 
 import pytest
+from typer.main import get_command
 
 import calibox_core.cli as cli
 from calibox_core.errors import BundleError
@@ -22,8 +23,10 @@ COMMANDS = {
     "models",
     "api-key",
     "detect",
+    "bench",
     "eval",
 }
+ADDED = {"models.served"}  # to the group of another room
 # Packages that take long to import or belong to an extra.
 HEAVY = {"torch", "torchvision", "lightning", "onnx", "onnxruntime", "onnxscript", "fastapi", "cv2", "pycocotools"}
 
@@ -77,7 +80,12 @@ print(sorted(get_command(build_app()).commands))
 
 
 def test_the_commands_are_those_of_the_entry_points() -> None:
-    assert {entry.name for entry in entry_points(group=cli.COMMAND_GROUP)} == COMMANDS
+    assert {entry.name for entry in entry_points(group=cli.COMMAND_GROUP)} == COMMANDS | ADDED
+
+
+def test_a_room_may_add_a_command_to_the_group_of_another() -> None:
+    group = get_command(cli.build_app()).commands["models"]  # type: ignore[attr-defined]
+    assert list(group.commands) == ["ls", "verify", "served"]
 
 
 def test_version_is_the_distributions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +110,17 @@ def fail_on_purpose() -> None:
     raise BundleError("the bundle is torn; copy it again")
 
 
+class AwayError(BundleError):
+    """Worth another try later."""
+
+    exit_status = 4
+
+
+def be_away() -> None:
+    """Fails, for now."""
+    raise AwayError("nobody is there")
+
+
 def fail_by_mistake() -> None:
     """Fails, too."""
     raise ZeroDivisionError
@@ -111,6 +130,7 @@ def fail_by_mistake() -> None:
 def failing_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     registered = [
         EntryPoint("purpose", f"{__name__}:fail_on_purpose", cli.COMMAND_GROUP),
+        EntryPoint("away", f"{__name__}:be_away", cli.COMMAND_GROUP),
         EntryPoint("mistake", f"{__name__}:fail_by_mistake", cli.COMMAND_GROUP),
     ]
     monkeypatch.setattr(cli, "entry_points", lambda group: registered)
@@ -122,6 +142,8 @@ def test_an_error_raised_on_purpose_ends_with_its_sentence(
 ) -> None:
     assert run_calibox(monkeypatch, "purpose") == 1
     assert capsys.readouterr() == ("", "error: the bundle is torn; copy it again\n")
+    assert run_calibox(monkeypatch, "away") == 4
+    assert capsys.readouterr() == ("", "error: nobody is there\n")
 
 
 @pytest.mark.usefixtures("failing_commands")

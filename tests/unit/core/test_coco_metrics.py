@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibox_core.coco_metrics import coco_metrics, load_ground_truth, score_iou_correlations
+from calibox_core.coco_metrics import coco_metrics, evaluate_coco, load_ground_truth, score_iou_correlations
 from tests.support.data import dataset
 
 KEYS = {"AP", "AP50", "AP60", "AP70", "AP75", "AP80", "AP90", "APs", "APm", "APl", "AR1", "AR10", "AR100"}
@@ -165,3 +165,55 @@ def test_too_few_detections_have_no_correlation(count: int) -> None:
         "pearson_score": None,
         "pearson_n": count,
     }
+
+
+def scattered(document: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Each object found several times or not at all, with equal scores among them, and boxes where nothing is."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for entry in document["annotations"]:
+        for _ in range(int(rng.integers(0, 4))):
+            box = np.array(entry["bbox"]) + rng.normal(0, entry["bbox"][2] / 10, 4) * [1, 1, 0.5, 0.5]
+            rows.append(
+                {
+                    "image_id": entry["image_id"],
+                    "category_id": entry["category_id"],
+                    "bbox": [*box[:2], *np.maximum(box[2:], 1)],
+                    "score": round(float(rng.random()), 2),
+                }
+            )
+    return rows
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco_person", pytest.param("coco80_mini", marks=pytest.mark.slow)])
+def test_the_fast_evaluation_is_pycocotools_to_1e_9(name: str) -> None:
+    document = dataset(name).annotations("val")
+    rows = scattered(document, seed=3)
+    ids = sorted(image["id"] for image in document["images"])
+    for image_ids in (None, ids[1::2]):
+        slow, fast = (
+            evaluate_coco(load_ground_truth(document), rows, image_ids=image_ids, fast=fast) for fast in (False, True)
+        )
+        assert fast.metrics == pytest.approx(slow.metrics, abs=1e-9)
+        assert fast.by_threshold == pytest.approx(slow.by_threshold, abs=1e-9)
+        assert fast.by_class.keys() == slow.by_class.keys()
+        for category, own in slow.by_class.items():
+            assert fast.by_class[category] == pytest.approx(own, abs=1e-9)
+        assert fast.table == slow.table
+        assert 0.1 < (slow.metrics["AP"] or 0) < 0.9
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_no_detection_and_no_object_of_a_class_are_told_apart(fast: bool) -> None:
+    document = {
+        "images": [{"id": 1, "width": 50, "height": 50}],
+        "categories": [{"id": 3, "name": "there"}, {"id": 8, "name": "never"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20]}],
+    }
+    nothing = evaluate_coco(load_ground_truth(document), [], fast=fast)
+    assert nothing.by_class[3]["AP"] == nothing.metrics["AP"] == 0
+    assert set(nothing.by_class[8].values()) == {None}
+    hit = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "score": 0.5}
+    found = evaluate_coco(load_ground_truth(document), [hit], fast=fast)
+    assert found.by_threshold == pytest.approx([1.0] * 10)
+    assert found.by_class[3] == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1, "AP90": 1, "AR100": 1})

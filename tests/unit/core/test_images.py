@@ -148,6 +148,62 @@ def test_an_animation_or_a_stack_is_its_first_frame(encoding: str) -> None:
     assert np.array_equal(decode_image(data), np.asarray(frames[0]))
 
 
+@pytest.mark.parametrize("encoding", ["png", "webp"])
+def test_the_first_frame_of_an_animation_that_is_transparent_is_laid_over_grey(encoding: str) -> None:
+    pixels = pixels_of_noise(HEIGHT, WIDTH, 4)
+    pixels[..., 3] = 255
+    pixels[:5, :, 3] = 0
+    frames = [Image.fromarray(pixels), Image.new("RGBA", (WIDTH, HEIGHT), (9, 8, 7, 255))]
+    options = ENCODINGS[encoding] | ({"exact": True} if encoding == "webp" else {})
+    found = decode_image(encode(frames[0], **options, save_all=True, append_images=frames[1:]))
+    assert np.array_equal(found[5:], pixels[5:, :, :3])
+    assert (found[:5] == 114).all()
+
+
+def gif(*frames: Image.Image, **options: Any) -> bytes:
+    return encode(frames[0], format="GIF", save_all=True, append_images=frames[1:], **options)
+
+
+def test_a_gif_is_its_first_frame() -> None:
+    first, second = (Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in ("red", "blue"))
+    first.paste("lime", (5, 6, 20, 30))
+    data = gif(first, second)
+    assert read_header(data) == ImageHeader("GIF", WIDTH, HEIGHT, 1)
+    assert np.array_equal(decode_image(data), np.asarray(first))
+
+
+def test_a_grey_and_a_transparent_gif_become_rgb() -> None:
+    grey = pixels_of_noise(HEIGHT, WIDTH)
+    assert np.array_equal(decode_image(gif(Image.fromarray(grey))), np.dstack([grey] * 3))
+    image = Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)).quantize(16)
+    data = gif(image, transparency=3, optimize=False)
+    expected = np.where((np.asarray(image) == 3)[..., None], 114, np.asarray(image.convert("RGB")))
+    assert read_header(data).alpha
+    assert np.array_equal(decode_image(data), expected)
+
+
+def test_a_gif_tells_its_size_before_a_pixel_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(gif(Image.new("RGB", (WIDTH, HEIGHT), "red")))
+    data[6:10] = struct.pack("<HH", 60_000, 60_000)  # of the screen
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("a pixel was decoded"))
+    assert read_header(bytes(data)).pixels == 60_000**2
+    data[6:10] = struct.pack("<HH", 1, 1)  # a frame that is larger than its screen
+    assert read_header(bytes(data)).pixels == WIDTH * HEIGHT
+
+
+def test_frames_behind_the_first_are_not_read() -> None:
+    """Thousands of frames fit into a few kilobytes; what is not even a frame shows that nobody looks."""
+    data = gif(Image.new("RGB", (WIDTH, HEIGHT), "red"))
+    assert np.array_equal(decode_image(data[:-1] + b"no frame" * 1000), decode_image(data))
+
+
+@pytest.mark.parametrize("length", [6, 12, 20, 400, 800, -40, -4])
+def test_a_gif_that_is_cut_before_its_last_pixel_is_truncated(length: int) -> None:
+    data = gif(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)))
+    with pytest.raises(TruncatedImageError):
+        decode_image(data[:length])
+
+
 def test_a_grey_jpeg_becomes_rgb() -> None:
     data = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH)), format="JPEG")
     assert np.array_equal(decode_image(data), as_pillow_sees(data))
@@ -230,12 +286,12 @@ def test_a_cmyk_jpeg_cut_short_is_truncated() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0", b"{}", b"GIF89a" + bytes(60), b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7\n" + bytes(100), bytes(1000)],
+    [b"", b"\0", b"{}", b"GIF86a" + bytes(60), b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7\n" + bytes(100), bytes(1000)],
     ids=["nothing", "zero", "json", "gif", "wave", "pdf", "zeros"],
 )
 def test_what_is_no_image_is_unsupported(data: bytes) -> None:
     for read in (read_header, decode_image):
-        with pytest.raises(UnsupportedImageError, match=rf"the {len(data)} bytes .*JPEG, PNG, WEBP, BMP, TIFF"):
+        with pytest.raises(UnsupportedImageError, match=rf"the {len(data)} bytes .*JPEG, PNG, WEBP, BMP, TIFF, GIF"):
             read(data)
 
 
@@ -249,6 +305,36 @@ def test_the_header_of_a_huge_image_is_read_without_decoding() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     assert read_header(data).pixels == side * side
+
+
+@pytest.mark.parametrize(
+    ("chunk", "size"),
+    [
+        (b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + b"\x5f\xea\0" + b"\x5f\xea\0", (60_000, 60_000)),
+        # Lossless: one byte of signature, then 14 bits each of width - 1 and height - 1.
+        (b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", 15_999 | 15_998 << 14), (16_000, 15_999)),
+        # Lossy: the frame's tag, the start code, then 14 bits each of width and height.
+        (
+            b"VP8 " + struct.pack("<I", 10) + b"\x10\0\0\x9d\1\x2a" + struct.pack("<HH", 16_000, 15_999),
+            (16_000, 15_999),
+        ),
+    ],
+)
+def test_the_header_of_a_webp_that_is_too_large_for_pillow_tells_its_size(chunk: bytes, size: tuple[int, int]) -> None:
+    header = read_header(b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk)
+    assert (header.format, header.width, header.height) == ("WEBP", *size)
+
+
+@pytest.mark.parametrize("at", [33, 8])
+def test_a_png_whose_chunk_announces_more_than_there_is_costs_no_memory(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV would make room for it: 2 GB for a few bytes."""
+    whole = encode(Image.fromarray(pixels_of_noise(HEIGHT, WIDTH, 3)), format="PNG")
+    long = whole[:at] + struct.pack(">I", 2**31 - 1) + whole[at + 4 :]
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("the bytes went to OpenCV"))
+    with pytest.raises(TruncatedImageError, match="damaged or ends too early"):
+        decode_image(long, ImageHeader("PNG", WIDTH, HEIGHT, 1))
 
 
 def test_a_picture_of_several_pictures_is_its_first() -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from calibox_core.coco_matching import annotated_objects
 from calibox_core.dataset import CocoFolder
 from calibox_training.iou_net.features import outputs_of_boxes
 from calibox_training.iou_net.predictor import IouPredictor, output_of_class, predicted_iou
 from calibox_training.iou_net.spec import PredictorSpec, RefinementSpec
-from calibox_training.reproduce.matching import annotated_objects
 from calibox_training.reproduce.raw import RawError
 from calibox_training.reproduce.results import BASE
 from calibox_training.reproduce_iou_net import figures

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibox_core.bootstrap import average_precision, interval, recall, resampled, whole
+from calibox_core.coco_matching import ClassMatches, ObjectBoxes, annotated_objects, match_split
 from calibox_core.dataset import DataFolder, calibration_and_test_ids
 from calibox_training.checkpoint import TrainedModel, current_commit
 from calibox_training.data.coco import read_records
-from calibox_training.reproduce.bootstrap import average_precision, recall, resampled, whole
 from calibox_training.reproduce.calibration import correlations, laece0, reliability
-from calibox_training.reproduce.matching import ClassMatches, ObjectBoxes, annotated_objects, match_split
 from calibox_training.reproduce.rankings import (
     ALPHAS,
     ImageFound,
@@ -31,12 +31,10 @@ from calibox_training.reproduce.results import (
     METRICS,
     CellResult,
     Chosen,
-    Interval,
     RankingResult,
     Trained,
     named_metrics,
 )
-from calibox_training.reproduce.statistics import TAILS
 
 DRAWS = 1000  # of rankings that a paper or the protocol names
 SIDE_DRAWS = 200  # of the others: points of a curve
@@ -192,13 +190,6 @@ def _chosen(
         fused=ranking_result(fused, drawn, base, base_drawn, test),
     )
     return chosen, {"chosen": whole_units(drawn - base_drawn)}
-
-
-def interval(estimate: Any, draws: NDArray[np.float64]) -> Interval:
-    """Estimate with the 2.5 % and 97.5 % percentiles of its draws; resamplings without any object are left out."""
-    known = draws[~np.isnan(draws)]
-    low, high = np.percentile(known, TAILS) if len(known) else (np.nan, np.nan)
-    return round(float(estimate), 6), round(float(low), 6), round(float(high), 6)
 
 
 def whole_units(delta_BT: NDArray[np.float64]) -> dict[str, list[int]]:

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from calibox_core import score_calibration
 from calibox_core.coco_metrics import CORRELATION_MIN_IOU, CORRELATION_MIN_P, pearson
 from calibox_training.reproduce.rankings import ImageFound
-
-LAECE_BINS = 25  # as the paper that defines it
-RELIABILITY_BINS = 10  # of the plot
 
 
 def correlations(found: Sequence[ImageFound]) -> dict[str, float | None]:
@@ -46,22 +44,16 @@ def laece0(found: Sequence[ImageFound], objects: Sequence[int]) -> float | None:
         mine = labels == label
         order = np.argsort(-scores[mine], kind="stable")[:count]
         if len(order):
-            errors.append(_binned_error(scores[mine][order], iou[mine][order]))
+            errors.append(score_calibration.binned_error(scores[mine][order], iou[mine][order]))
     return float(np.mean(errors)) if errors else None
-
-
-def _binned_error(scores: NDArray[np.float64], iou: NDArray[np.float64]) -> float:
-    bins = np.minimum((scores * LAECE_BINS).astype(np.int64), LAECE_BINS - 1)
-    gap = np.abs(np.bincount(bins, scores, minlength=LAECE_BINS) - np.bincount(bins, iou, minlength=LAECE_BINS))
-    return float(gap.sum() / len(scores))
 
 
 def reliability(found: Sequence[ImageFound]) -> list[tuple[float, float, int]]:
     """Mean score, mean IoU and number of detections in ten bins of the score; empty bins are left out."""
     _, scores, iou = _joined(found)
-    bins = np.minimum((scores * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
-    rows = [(scores[bins == b], iou[bins == b]) for b in range(RELIABILITY_BINS)]
-    return [(round(float(s.mean()), 4), round(float(i.mean()), 4), len(s)) for s, i in rows if len(s)]
+    return [
+        (round(score, 4), round(mean, 4), count) for score, mean, count in score_calibration.reliability(scores, iou)
+    ]
 
 
 def _joined(found: Sequence[ImageFound]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from calibox_training.reproduce.matching import THRESHOLDS
+from calibox_core.coco_matching import THRESHOLDS
 from calibox_training.reproduce.rankings import ALPHAS, geometric_name
 from calibox_training.reproduce.results import BASE, CellResult
 from calibox_training.reproduce.tables import POINTS, Results

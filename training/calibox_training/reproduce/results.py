@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from calibox_core.bootstrap import Interval
 from calibox_core.errors import CaliboxError
 from calibox_training.parts import Part
 
@@ -14,7 +15,6 @@ BASE = "classification"  # the ranking that differences are measured from
 METRICS = {"AP": None, "AP50": 0, "AP60": 2, "AP70": 4, "AP75": 5, "AP80": 6, "AP90": 8}  # numbers of thresholds
 DRAWN = ("AP", "AP50", "AP75", "AP90")  # metrics whose single draws are kept
 DRAW_UNIT = 1e-5  # of AP, 0..1: a thousandth of a point
-Interval = tuple[float, float, float]  # estimate, 2.5 % and 97.5 % percentiles
 
 
 Form = TypeVar("Form", bound=Part)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TAILS = (2.5, 97.5)  # percentiles of a 95 % interval
+from calibox_core.bootstrap import TAILS
+
 MANY_SEEDS = 16  # up to here every combination of signs is counted; beyond, this many random ones:
 RANDOM_FLIPS = 20_000
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from calibox_core.bootstrap import average_precision, resampled
+from calibox_core.coco_matching import ObjectBoxes, annotated_objects, match_split
 from calibox_core.dataset import DataFolder
 from calibox_training.checkpoint import current_commit
 from calibox_training.data.coco import read_records
 from calibox_training.iou_net.systems import BoxSystem
 from calibox_training.reproduce.analysis import DRAWS, Measured, ranking_result, whole_units
-from calibox_training.reproduce.bootstrap import average_precision, resampled
-from calibox_training.reproduce.matching import ObjectBoxes, annotated_objects, match_split
 from calibox_training.reproduce.results import BASE, RankingResult, Trained
 from calibox_training.reproduce_iou_net import figures
 from calibox_training.reproduce_iou_net.pipelines import PIPELINES, detections

@@ -9,22 +9,21 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from calibox_training.reproduce.bootstrap import average_precision, recall, resampled, whole
-from calibox_training.reproduce.matching import ObjectBoxes, annotated_objects, match_image, match_split
-from calibox_training.reproduce.rankings import ImageFound
+from calibox_core.bootstrap import average_precision, recall, resampled, whole
+from calibox_core.coco_matching import FoundObjects, ObjectBoxes, annotated_objects, match_image, match_split
 
 IMAGES, CLASSES = 10, 3
 
 
-def found_of(boxes: Any, labels: Any, scores: Any) -> ImageFound:
+def found_of(boxes: Any, labels: Any, scores: Any) -> FoundObjects:
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)[order]
     labels = np.asarray(labels, np.int64)[order]
     scores = np.asarray(scores, np.float64)[order]
-    return ImageFound(boxes, labels, scores, np.zeros(len(labels), np.float32), np.zeros((0, 4), np.float32))
+    return FoundObjects(boxes, labels, scores)
 
 
-def drawn_scene(seed: int) -> tuple[dict[str, Any], list[ImageFound]]:
+def drawn_scene(seed: int) -> tuple[dict[str, Any], list[FoundObjects]]:
     """Objects, some of them crowds and one class absent from most images, and detections that scatter around them."""
     rng = np.random.default_rng(seed)
     annotations, found = [], []
@@ -52,7 +51,7 @@ def drawn_scene(seed: int) -> tuple[dict[str, Any], list[ImageFound]]:
     return document, found
 
 
-def official(document: dict[str, Any], found: list[ImageFound], times: list[int]) -> tuple[np.ndarray, float]:
+def official(document: dict[str, Any], found: list[FoundObjects], times: list[int]) -> tuple[np.ndarray, float]:
     """Pycocotools' AP at the ten thresholds and recall at 0.9, with every image written as often as it was drawn."""
     images, annotations, results = [], [], []
     for position, count in enumerate(times):
@@ -125,15 +124,16 @@ def test_a_class_without_an_object_is_left_out_and_none_at_all_is_nan() -> None:
 
 def test_a_detection_in_a_crowd_region_is_neither_hit_nor_false_alarm() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [1.0, 1, 8, 8], [40.0, 40, 5, 5]])
-    hit, counts = match_image(boxes, np.array([[0.0, 0, 10, 10], [0, 0, 30, 30]]), np.array([False, True]))
+    hit, counts, iou = match_image(boxes, np.array([[0.0, 0, 10, 10], [0, 0, 30, 30]]), np.array([False, True]))
     assert hit[0].tolist() == [True, False, False]
     assert counts[0].tolist() == [True, False, True]
+    assert iou[0].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_of_equal_overlaps_the_last_object_is_taken() -> None:
     boxes = np.array([[0.0, 0, 10, 10], [0.0, 0, 10, 10], [0.0, 0, 10, 10]])
     twice = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10]])
-    hit, _ = match_image(boxes, twice, np.zeros(2, np.bool_))
+    hit, _, _ = match_image(boxes, twice, np.zeros(2, np.bool_))
     assert hit.tolist() == [[True, True, False]] * 10
 
 

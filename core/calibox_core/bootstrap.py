@@ -8,14 +8,17 @@ Letters: B resamplings, I images, T IoU thresholds, J hits of a class at one thr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibox_training.reproduce.matching import THRESHOLDS, ClassMatches
+from calibox_core.coco_matching import THRESHOLDS, ClassMatches
 
 RECALLS = np.linspace(0, 1, 101)  # pycocotools' own expression and rounding
 SMALLEST = np.spacing(1)  # pycocotools adds it to a precision's denominator
+TAILS = (2.5, 97.5)  # percentiles of a 95 % interval
+Interval = tuple[float, float, float]  # estimate, 2.5 % and 97.5 % percentiles
 
 
 def whole(images: int) -> NDArray[np.float32]:
@@ -37,6 +40,13 @@ def average_precision(matches: Sequence[ClassMatches], weights_BI: NDArray[np.fl
     total = np.where(there, by_class, 0).sum(axis=0)
     count = there.sum(axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def interval(estimate: Any, draws: NDArray[np.float64]) -> Interval:
+    """Estimate with the 2.5 % and 97.5 % percentiles of its draws; resamplings without any object are left out."""
+    known = draws[~np.isnan(draws)]
+    low, high = np.percentile(known, TAILS) if len(known) else (np.nan, np.nan)
+    return round(float(estimate), 6), round(float(low), 6), round(float(high), 6)
 
 
 def recall(matches: Sequence[ClassMatches], weights_I: NDArray[np.float32], threshold: int) -> float:
