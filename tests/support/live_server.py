@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from calibox_server.app import build_app
+from calibox_server.listener import bind
 from calibox_server.models import OpenEngine
-from calibox_server.serve import Server, bind, make_server
+from calibox_server.serve import Server, make_server
 from calibox_server.service import Service
 from calibox_server.settings import Settings
 
@@ -35,10 +36,10 @@ def live_server(models: Path, *, open_engine: OpenEngine | None = None, **settin
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Server]:
-    """Runs a service in a thread; requests are taken inside the block."""
+def running(service: Service, port: int = 0) -> Iterator[Server]:
+    """Runs a service in a thread, on a free port unless one is named; requests are taken inside the block."""
     ready = threading.Event()
-    with bind("127.0.0.1", 0) as listener:
+    with bind("127.0.0.1", port) as listener:
         server = make_server(build_app(service), service, lambda _: ready.set())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="live server")
         thread.start()

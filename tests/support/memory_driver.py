@@ -84,6 +84,11 @@ class MemoryDriver:
         kept = (self._device, self._pinned, self._streams, self._events, self._graphs)
         return sum(len(things) for things in kept)
 
+    @property
+    def device_bytes(self) -> int:
+        """Of all allocations on the device."""
+        return sum(block.nbytes for block in self._device.values())
+
     @contextmanager
     def current(self) -> Iterator[None]:
         depth = getattr(self._threads, "depth", 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from calibox_client import AsyncClient
+from calibox_client.evaluation.raw_scores import RawScoresClient
 
 MANIFEST = {"nms": {"max_detections": 300}, "files": {"model.onnx": "0" * 64}}
 
@@ -62,13 +62,13 @@ class Oracle:
         self.asked: list[int] = []
         self.queries: list[dict[str, str]] = []
 
-    def connect(self, url: str, **arguments: Any) -> AsyncClient:
-        """In place of `AsyncClient`: the same client over this server; pauses take no time."""
+    def connect(self, url: str, **arguments: Any) -> RawScoresClient:
+        """In place of `RawScoresClient`: the same client over this server; pauses take no time."""
 
         async def no_sleep(_: float) -> None:
             return None
 
-        return AsyncClient(url, transport=httpx2.MockTransport(self.answer), sleep=no_sleep, **arguments)
+        return RawScoresClient(url, transport=httpx2.MockTransport(self.answer), sleep=no_sleep, **arguments)
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         """What the server says to a request."""

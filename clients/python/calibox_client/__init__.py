@@ -21,11 +21,12 @@ if TYPE_CHECKING:
         ServerDeadlineError,
         ServerUnreachableError,
     )
-    from calibox_client.images import ImageInput
+    from calibox_client.images import Encoding, ImageInput
     from calibox_client.models import ModelInfo
     from calibox_client.requests import DetectParameters
     from calibox_client.results import Detection, Detections
     from calibox_client.retries import RetryPolicy
+    from calibox_client.streaming.answers import FrameAnswer
 
 __all__ = [
     "ApiError",
@@ -37,6 +38,8 @@ __all__ = [
     "DetectParameters",
     "Detection",
     "Detections",
+    "Encoding",
+    "FrameAnswer",
     "ImageInput",
     "ImageInputError",
     "MissingPackageError",
@@ -53,6 +56,8 @@ _HOMES = {
     "DetectParameters": "requests",
     "Detection": "results",
     "Detections": "results",
+    "Encoding": "images",
+    "FrameAnswer": "streaming.answers",
     "ImageInput": "images",
     "ModelInfo": "models",
     "RetryPolicy": "retries",

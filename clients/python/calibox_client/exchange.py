@@ -7,13 +7,17 @@ from typing import Any
 import httpx2
 
 from calibox_client.errors import BadReplyError, CaliboxClientError, DeadlineError, ServerUnreachableError
-from calibox_client.requests import HttpRequest
+from calibox_client.requests import HttpRequest, ending_in
 from calibox_client.retries import Deadline
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 60.0  # seconds: a full queue of a CPU server, and a few pauses, fit in
 # A host that does not answer within this is treated as unreachable and tried again; longer than two lost SYN packets.
 _CONNECT_TIMEOUT = 5.0
+MOST_AT_ONCE = 100  # requests in flight of one client
+# All connections are kept: each new one costs a round trip. Load balancers close idle ones after some 60 s, servers of
+# ours after 65; closing first means that none is met that is just being closed.
+LIMITS = httpx2.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=MOST_AT_ONCE, keepalive_expiry=30.0)
 
 
 def check_timeout(timeout: float) -> float:
@@ -25,6 +29,17 @@ def check_timeout(timeout: float) -> float:
     if not 0 < timeout < float("inf"):
         raise ValueError(f"timeout must be a positive number of seconds, got {timeout}")
     return timeout
+
+
+def check_concurrency(concurrency: int) -> int:
+    """How many requests may be in flight.
+
+    Raises:
+        ValueError: it is not within 1..100.
+    """
+    if not 1 <= concurrency <= MOST_AT_ONCE:
+        raise ValueError(f"concurrency must be within 1..{MOST_AT_ONCE}, got {concurrency}")
+    return concurrency
 
 
 def default_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -41,6 +56,7 @@ def stream_arguments(request: HttpRequest, deadline: Deadline) -> dict[str, Any]
     remaining = deadline.remaining()
     if remaining <= 0:
         raise deadline_error(deadline)
+    request = ending_in(request, remaining)
     return {
         "method": request.method,
         "url": request.path,

@@ -21,6 +21,12 @@ class ModelInfo:
     labels: Mapping[int, str]  # class name by category id; empty when not ready
     document: Mapping[str, Any]  # everything that the server says about it, the reason of a failure included
 
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Settings, provenance, measured AP, hashes; empty in a list of models, which leaves manifests out."""
+        manifest: Mapping[str, Any] = self.document.get("manifest", {})
+        return manifest
+
 
 def models_request() -> HttpRequest:
     """Asks for the list of models."""
@@ -51,8 +57,8 @@ def read_models(reply: Reply) -> list[ModelInfo]:
         raise _not_an_answer_of(MODELS_PATH, error) from error
 
 
-def read_manifest(reply: Reply, version: str | None) -> dict[str, Any]:
-    """The manifest of one version, of the default one when None.
+def read_model(reply: Reply, version: str | None) -> ModelInfo:
+    """One version of a model with its manifest, the default one when None.
 
     Raises:
         ApiError: a refusal, such as an unknown model.
@@ -62,13 +68,12 @@ def read_manifest(reply: Reply, version: str | None) -> dict[str, Any]:
     document = read_json(reply)
     try:
         name, wanted = document["name"], version or document["default_version"]
-        manifests = {entry["version"]: entry["manifest"] for entry in document["versions"] if "manifest" in entry}
+        versions = {one.version: one for one in map(_model, document["versions"]) if one.manifest}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _not_an_answer_of(f"{MODELS_PATH}/<name>", error) from error
-    if wanted not in manifests:
-        raise ValueError(f"the model {name} has no version {wanted} ready; it has {', '.join(manifests) or 'none'}")
-    manifest: dict[str, Any] = manifests[wanted]
-    return manifest
+    if wanted not in versions:
+        raise ValueError(f"the model {name} has no version {wanted} ready; it has {', '.join(versions) or 'none'}")
+    return versions[wanted]
 
 
 def choose_model(models: Iterable[ModelInfo], name: str | None, version: str | None) -> ModelInfo:

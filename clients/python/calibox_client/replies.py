@@ -38,11 +38,20 @@ def read_json(reply: Reply) -> Any:
     if not 200 <= reply.status < 300:
         _raise_refusal(reply)
     try:
-        return json.loads(reply.content, parse_constant=_refuse_constant)
+        return parse_json(reply.content)
     except ValueError as error:
         raise BadReplyError(
             f"the answer is not JSON, so the address may not be that of a calibox server ({_excerpt(reply)})"
         ) from error
+
+
+def parse_json(data: str | bytes) -> Any:
+    """The value of a JSON document, which holds no NaN and no Infinity.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return json.loads(data, parse_constant=_refuse_constant)
 
 
 def read_detections(reply: Reply, *, images: int) -> list[Detections]:
@@ -52,7 +61,15 @@ def read_detections(reply: Reply, *, images: int) -> list[Detections]:
         BadReplyError: the document lacks what a detection must hold, or holds another number of results.
         ApiError: as `read_json`.
     """
-    document = read_json(reply)
+    return results_of(read_json(reply), images=images)
+
+
+def results_of(document: Any, *, images: int) -> list[Detections]:
+    """The results that the document of a detection holds, one per image sent.
+
+    Raises:
+        BadReplyError: it lacks what a detection must hold, or holds another number of results.
+    """
     try:
         results = [_detections(entry, document) for entry in document["results"]]
     except (KeyError, TypeError, ValueError) as error:
@@ -63,6 +80,25 @@ def read_detections(reply: Reply, *, images: int) -> list[Detections]:
     if len(results) != images:
         raise BadReplyError(f"{images} images were sent and {len(results)} results came back")
     return results
+
+
+def refusal(reply: Reply) -> ApiError:
+    """The error that a refusal means, whether a calibox server wrote it or a proxy."""
+    problem = _problem(reply)
+    detail = str(problem.get("detail") or problem.get("title") or f"no calibox answer: {_excerpt(reply)}")
+    request_id = problem.get("request_id") or reply.headers.get(_REQUEST_ID_HEADER)
+    known: dict[str, Any] = {
+        "status": reply.status,
+        "code": str(problem.get("code", "unknown")),
+        "request_id": str(request_id) if request_id else None,
+        "problem": problem,
+    }
+    if reply.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        retry_after = parse_retry_after(reply.headers.get("retry-after"), datetime.now(UTC))
+        return OverloadedError(detail, **known, retry_after=retry_after)
+    if reply.status == HTTPStatus.GATEWAY_TIMEOUT:
+        return ServerDeadlineError(detail, **known)
+    return ApiError(detail, **known)
 
 
 def _detections(entry: Mapping[str, Any], document: Mapping[str, Any]) -> Detections:
@@ -92,21 +128,7 @@ def _raise_refusal(reply: Reply) -> NoReturn:
     if 300 <= reply.status < 400:
         target = reply.headers.get("location", "nowhere")
         raise BadReplyError(f"the server redirects to {target} (HTTP {reply.status}); give that address instead")
-    problem = _problem(reply)
-    detail = str(problem.get("detail") or problem.get("title") or f"no calibox answer: {_excerpt(reply)}")
-    request_id = problem.get("request_id") or reply.headers.get(_REQUEST_ID_HEADER)
-    known: dict[str, Any] = {
-        "status": reply.status,
-        "code": str(problem.get("code", "unknown")),
-        "request_id": str(request_id) if request_id else None,
-        "problem": problem,
-    }
-    if reply.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        retry_after = parse_retry_after(reply.headers.get("retry-after"), datetime.now(UTC))
-        raise OverloadedError(detail, **known, retry_after=retry_after)
-    if reply.status == HTTPStatus.GATEWAY_TIMEOUT:
-        raise ServerDeadlineError(detail, **known)
-    raise ApiError(detail, **known)
+    raise refusal(reply)
 
 
 def _problem(reply: Reply) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is sent: parameters, and requests as plain values that either client can send."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
@@ -11,7 +11,9 @@ from calibox_client.images import EncodedImage
 DETECT_PATH = "/v1/detect"
 MODELS_PATH = "/v1/models"
 READY_PATH = "/readyz"
+STREAM_PATH = "/v1/stream"
 FILE_FIELD = "images"
+LONGEST_TIMEOUT_MS = 600_000  # that a server accepts
 
 _JSON_OR_PROBLEM = {"Accept": "application/json, application/problem+json"}
 
@@ -66,6 +68,21 @@ def detect_request(images: Sequence[EncodedImage], *, batch: bool, parameters: M
     (image,) = images
     headers = {**_JSON_OR_PROBLEM, "Content-Type": image.media_type}
     return HttpRequest("POST", DETECT_PATH, query=values, headers=headers, content=image.data)
+
+
+def ending_in(request: HttpRequest, seconds: float) -> HttpRequest:
+    """The same request; if it is a detection, one that the server gives up when its caller no longer waits.
+
+    Args:
+        request: a ``timeout_ms`` that its caller asked for stays where it is shorter.
+        seconds: what is left of the call's time.
+    """
+    values = request.form if request.files else request.query
+    left = min(max(seconds * 1000, 1), LONGEST_TIMEOUT_MS)
+    if request.path != DETECT_PATH or float(values.get("timeout_ms", ["inf"])[0]) <= left:
+        return request
+    timed = {**values, "timeout_ms": [f"{left:.0f}"]}
+    return replace(request, form=timed) if request.files else replace(request, query=timed)
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> dict[str, list[str]]:

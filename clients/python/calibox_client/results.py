@@ -13,6 +13,7 @@ from calibox_client.errors import ImageInputError, MissingPackageError
 from calibox_client.images import ImageInput, open_upright
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -35,6 +36,20 @@ class Detection:
             "box": list(self.box),
             "label": self.label,
             "label_id": self.label_id,
+            "score": self.score,
+            "classification_score": self.classification_score,
+            "localization_score": self.localization_score,
+        }
+
+    def as_coco(self) -> dict[str, Any]:
+        """An entry of a COCO results list without its image: ``bbox`` is x, y, width, height in pixels.
+
+        ``classification_score`` and ``localization_score`` are further keys; COCO's own tools leave them alone.
+        """
+        x1, y1, x2, y2 = self.box
+        return {
+            "category_id": self.label_id,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": self.score,
             "classification_score": self.classification_score,
             "localization_score": self.localization_score,
@@ -107,6 +122,33 @@ class Detections:
             "height": self.height,
             "detections": [d.as_json() for d in self.detections],
         }
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of a COCO results list for the image of this id, best first; see `Detection.as_coco`."""
+        return [{"image_id": image_id, **found.as_coco()} for found in self.detections]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A table with one row per object, best first.
+
+        Columns: ``x1``, ``y1``, ``x2``, ``y2`` in pixels of the upright image, ``label``, ``label_id``, ``score``,
+        ``classification_score``, ``localization_score``; numbers as the server wrote them, in float64.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingPackageError(
+                "to_pandas() needs the package pandas; install it with: pip install 'calibox[pandas]'"
+            ) from error
+        corners = np.array([one.box for one in self.detections], np.float64).reshape(-1, 4)
+        table = pandas.DataFrame(corners, columns=["x1", "y1", "x2", "y2"])
+        table["label"] = pandas.Series(self.labels, dtype=str)
+        table["label_id"] = self.label_ids
+        for name in ("score", "classification_score", "localization_score"):
+            table[name] = np.array([getattr(one, name) for one in self.detections], np.float64)
+        return table
 
     def to_supervision(self) -> "supervision.Detections":
         """The same as ``supervision.Detections``: confidence is the reported score, class_id the category id.

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import tenacity
 
+from calibox_client.budget import RetryBudget
 from calibox_client.errors import OverloadedError, ServerUnreachableError
 
 RetryObserver = Callable[[BaseException, float], None]
@@ -26,17 +28,28 @@ class RetryPolicy:
         attempts: tries in all, the first included; 1 never repeats.
         first_pause: before the second try; doubles from try to try.
         longest_pause: no pause is longer, not even one that the server asks for.
+        budget: repeats that all calls of a client may make at once; one that finds none left waits its turn, and is not
+            made where that takes longer than ``longest_pause``.
+        budget_per_second: how quickly the budget comes back; each call brings a tenth of a repeat too.
     """
 
-    attempts: int = 5
+    attempts: int = 8  # some 16 to 32 s of pauses: a server that restarts and warms up is back by then
     first_pause: float = 0.25
     longest_pause: float = 20.0
+    budget: float = 100.0  # what httpx2's 100 connections may lose together when a server goes away
+    budget_per_second: float = 10.0
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, got {self.attempts}")
         if not 0 < self.first_pause <= self.longest_pause < math.inf:
             raise ValueError(f"pauses must satisfy 0 < first_pause <= longest_pause, got {self}")
+        if not (1 <= self.budget < math.inf and 0 < self.budget_per_second < math.inf):
+            raise ValueError(f"budget must be at least 1 and budget_per_second above 0, got {self}")
+
+    def make_budget(self) -> RetryBudget:
+        """A full budget for one client."""
+        return RetryBudget(self.budget, self.budget_per_second)
 
     def pause(self, attempt: int, retry_after: float | None, jitter: float) -> float:
         """Seconds before the next try.
@@ -84,50 +97,67 @@ class Deadline:
         return self._end - self._clock()
 
 
-def retrying(
-    policy: RetryPolicy, timeout: float, sleep: Callable[[float], None], observer: RetryObserver | None
-) -> tenacity.Retrying:
-    """The loop around blocking calls: ``retrying(...)(function, *arguments)``."""
-    return tenacity.Retrying(
-        sleep=sleep,
-        retry=tenacity.retry_if_exception(is_repeatable),
-        wait=_wait(policy),
-        stop=tenacity.stop_any(tenacity.stop_after_attempt(policy.attempts), tenacity.stop_before_delay(timeout)),
-        before_sleep=_tell(observer),
-        reraise=True,
-    )
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What decides about the repeats of one client."""
+
+    policy: RetryPolicy
+    budget: RetryBudget
+    observer: RetryObserver | None = None
+
+    @classmethod
+    def of(cls, policy: RetryPolicy | None, observer: RetryObserver | None) -> "Patience":
+        """With a full budget; the default policy where None is given."""
+        policy = policy or RetryPolicy()
+        return cls(policy, policy.make_budget(), observer)
+
+    def tell(self, error: BaseException, pause: float) -> None:
+        """Tells the observer, if there is one."""
+        if self.observer is not None:
+            self.observer(error, pause)
+
+    def pause(self, attempt: int, error: BaseException | None, seconds_left: float) -> float:
+        """Seconds before the try after number ``attempt``; infinite where there is to be none."""
+        asked = error.retry_after if isinstance(error, OverloadedError) else None
+        pause = self.policy.pause(attempt, asked, random.random())
+        if attempt >= self.policy.attempts or pause >= seconds_left:
+            return math.inf
+        turn = self.budget.take(self.policy.longest_pause)
+        return math.inf if turn is None else max(pause, turn)
+
+
+def retrying(patience: Patience, seconds: float, sleep: Callable[[float], None]) -> tenacity.Retrying:
+    """The loop around a blocking call that has so many seconds: ``retrying(...)(function, *arguments)``."""
+    return tenacity.Retrying(sleep=sleep, **_loop(patience, seconds))
 
 
 def async_retrying(
-    policy: RetryPolicy, timeout: float, sleep: Callable[[float], Awaitable[None]], observer: RetryObserver | None
+    patience: Patience, seconds: float, sleep: Callable[[float], Awaitable[None]]
 ) -> tenacity.AsyncRetrying:
     """The same loop around coroutine functions."""
-    return tenacity.AsyncRetrying(
-        sleep=sleep,
-        retry=tenacity.retry_if_exception(is_repeatable),
-        wait=_wait(policy),
-        stop=tenacity.stop_any(tenacity.stop_after_attempt(policy.attempts), tenacity.stop_before_delay(timeout)),
-        before_sleep=_tell(observer),
-        reraise=True,
-    )
+    return tenacity.AsyncRetrying(sleep=sleep, **_loop(patience, seconds))
 
 
-def _wait(policy: RetryPolicy) -> Callable[[tenacity.RetryCallState], float]:
-    def seconds(state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, OverloadedError) else None
-        return policy.pause(state.attempt_number, asked, random.random())
+def _loop(patience: Patience, seconds: float) -> dict[str, Any]:
+    def wait(state: tenacity.RetryCallState) -> float:
+        return patience.pause(state.attempt_number, _error(state), seconds - (state.seconds_since_start or 0.0))
 
-    return seconds
-
-
-def _tell(observer: RetryObserver | None) -> Callable[[tenacity.RetryCallState], None]:
     def tell(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if observer is not None and error is not None:
-            observer(error, state.upcoming_sleep)
+        if (error := _error(state)) is not None:
+            patience.tell(error, state.upcoming_sleep)
 
-    return tell
+    patience.budget.call()
+    return {
+        "retry": tenacity.retry_if_exception(is_repeatable),
+        "wait": wait,
+        "stop": tenacity.stop_before_delay(seconds),  # an infinite pause too
+        "before_sleep": tell,
+        "reraise": True,
+    }
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _seconds_until(text: str, now: datetime) -> float | None:

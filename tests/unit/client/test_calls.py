@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -211,6 +212,48 @@ def test_no_pause_is_begun_that_would_pass_the_deadline(call: Caller) -> None:
     assert played.pauses == []
 
 
+@pytest.mark.parametrize("image", [IMAGE, [IMAGE, IMAGE]], ids=["one", "list"])
+def test_the_server_is_told_what_is_left_of_the_calls_time(call: Caller, image: Any) -> None:
+    busy = problem(429, "overloaded", "full")
+    played = Played([busy, answer([], [])] if isinstance(image, list) else [busy, answer([])])
+    call(played, lambda client: client.detect(image, timeout=30.0))
+    for request in played.requests:
+        body = request.read()
+        told = re.search(rb'name="timeout_ms"\r\n\r\n(\d+)\r\n', body) if isinstance(image, list) else None
+        left = int(told[1]) if told else int(request.url.params["timeout_ms"])
+        assert 10_000 < left <= 30_000  # a slow machine between
+
+
+@pytest.mark.parametrize(("asked", "told"), [(250, "250"), (250.5, "250.5"), (30_000, "30000")])
+def test_a_shorter_time_that_the_caller_asks_for_stays(call: Caller, asked: float, told: str) -> None:
+    played = Played([answer([])])
+    call(played, lambda client: client.detect(IMAGE, timeout_ms=asked))
+    assert played.requests[0].url.params["timeout_ms"] == told
+
+
+def test_no_server_is_asked_for_more_time_than_servers_give(call: Caller) -> None:
+    played = Played([answer([])])
+    call(played, lambda client: client.detect(IMAGE, timeout=5000.0, timeout_ms=2e6))
+    assert played.requests[0].url.params["timeout_ms"] == "600000"
+
+
+def test_a_call_may_have_a_time_of_its_own(call: Caller) -> None:
+    with pytest.raises(DeadlineError, match=r"the 2\.5 s that the call had"):
+        call(Played([httpx2.ReadTimeout("slow")]), lambda client: client.detect(IMAGE, timeout=2.5))
+    with pytest.raises(ValueError, match="timeout must be a positive number"):
+        call(Played([]), lambda client: client.detect(IMAGE, timeout=0.0))
+
+
+def test_the_budget_of_repeats_is_the_clients_and_not_the_calls(call: Caller) -> None:
+    """Two tokens, and a third comes later than any pause may end: the third repeat is not made."""
+    policy = RetryPolicy(attempts=8, longest_pause=1.0, budget=2, budget_per_second=0.01)
+    played = Played([problem(503, "stopping", "bye")] * 4)
+    with pytest.raises(OverloadedError):
+        call(played, detect, retries=policy)
+    assert len(played.requests) == 3
+    assert len(played.pauses) == 2
+
+
 @pytest.mark.parametrize(
     "failure",
     [
@@ -228,11 +271,11 @@ def test_a_broken_connection_is_tried_again(call: Caller, failure: Exception) ->
 
 
 def test_a_server_that_stays_away_is_a_connection_error_with_its_address(call: Caller) -> None:
-    played = Played([httpx2.ConnectError("refused")] * 5)
+    played = Played([httpx2.ConnectError("refused")] * 8)
     with pytest.raises(ServerUnreachableError, match=URL) as caught:
         call(played, detect)
     assert isinstance(caught.value, ConnectionError)
-    assert len(played.requests) == 5
+    assert len(played.requests) == 8
 
 
 def test_a_connection_that_waits_too_long_is_a_deadline_and_not_repeated(call: Caller) -> None:
@@ -351,6 +394,12 @@ def test_the_manifest_of_a_version_is_read(call: Caller, version: str | None, ex
     assert played.requests[0].url.raw_path == b"/v1/models/a%20b%2Fc"
 
 
+def test_a_model_comes_with_its_classes_and_its_manifest(call: Caller) -> None:
+    played = Played([httpx2.Response(200, json=VERSIONS)])
+    model = call(played, lambda client: client.model("a b/c", "2"))
+    assert (model.name, model.version, model.labels, model.manifest) == ("cells", "2", {1: "RBC"}, {"n": 2})
+
+
 def test_the_manifest_of_a_version_that_is_not_ready_is_a_value_error(call: Caller) -> None:
     played = Played([httpx2.Response(200, json=VERSIONS)])
     with pytest.raises(ValueError, match="no version 4 ready; it has 3, 2"):
@@ -384,7 +433,7 @@ def test_headers_and_a_path_prefix_are_kept() -> None:
     with Client(f"{URL}/edge/", headers={"Authorization": "Bearer key"}, **played.arguments()) as client:
         client.detect(IMAGE)
     (request,) = played.requests
-    assert str(request.url) == f"{URL}/edge/v1/detect"
+    assert str(request.url.copy_with(query=None)) == f"{URL}/edge/v1/detect"
     assert request.headers["authorization"] == "Bearer key"
     assert request.headers["user-agent"].startswith("calibox-client/")
 
@@ -419,7 +468,7 @@ def test_a_reply_that_trickles_ends_at_the_deadline(monkeypatch: pytest.MonkeyPa
                 now[0] += 1.0
                 yield b" "
 
-    monkeypatch.setattr("calibox_client.client.Deadline", lambda seconds: Deadline(seconds, lambda: now[0]))
+    monkeypatch.setattr("calibox_client.settings.Deadline", lambda seconds: Deadline(seconds, lambda: now[0]))
     with pytest.raises(DeadlineError):
         CALLERS["blocking"](Played([httpx2.Response(200, stream=Trickle())]), detect, timeout=5.0)
     assert now[0] <= 6.0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from calibox_client.evaluation.choices import RankBy
+from calibox_client.evaluation.details import truth_of
 from calibox_client.evaluation.journal import Answer
 from calibox_client.evaluation.metrics import coco_results, latency_summary, measure
 from tests.support.data import dataset
@@ -25,7 +26,7 @@ def noisy_answers(document: dict[str, Any]) -> list[Answer]:
         for _ in range(rng.randrange(3)):
             x, y, width, height = entry["bbox"]
             box = [x + rng.gauss(0, width / 10), y + rng.gauss(0, height / 10), width * rng.uniform(0.7, 1.4), height]
-            scores = {name: rng.random() for name in RankBy}
+            scores = {str(name): rng.random() for name in RankBy}
             answers[entry["image_id"]].detections.append({"category_id": entry["category_id"], "bbox": box, **scores})
     return list(answers.values())
 
@@ -55,12 +56,12 @@ def test_metrics_on_real_data_are_those_of_pycocotools(name: str, rank_by: RankB
     answers = noisy_answers(document)
     results = coco_results(answers)
     before = copy.deepcopy(document), copy.deepcopy(results)
-    measured = measure(document, results, answers, rank_by)
+    measured = measure(document, truth_of(document, [a.image_id for a in answers]), results, answers, rank_by)
     assert (document, results) == before
     stats = pycocotools_stats(folder.annotations_path("val"), results, rank_by, tmp_path)
     keys = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR1": 6, "AR10": 7, "AR100": 8}
     expected = {key: None if stats[index] < 0 else stats[index] for key, index in keys.items()}
-    assert {key: measured.coco[key] for key in keys} == expected
+    assert {key: measured.coco[key] for key in keys} == pytest.approx(expected, abs=1e-9)
     assert 0.05 < stats[0] < 0.95  # neither everything nor nothing was right
 
 
@@ -74,14 +75,16 @@ def test_ids_from_0_and_missing_area_and_crowd_change_nothing(tmp_path: Path) ->
             image["id"],
             1.0,
             [
-                {"category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+                {"category_id": a["category_id"], "bbox": a["bbox"], **{str(name): 1.0 for name in RankBy}}
                 for a in document["annotations"]
                 if a["image_id"] == image["id"]
             ],
         )
         for image in document["images"]
     ]
-    measured = measure(document, coco_results(answers), answers, RankBy.SCORE)
+    measured = measure(
+        document, truth_of(document, [a.image_id for a in answers]), coco_results(answers), answers, RankBy.SCORE
+    )
     assert measured.coco["AP"] == pytest.approx(1.0, abs=1e-9)
 
 

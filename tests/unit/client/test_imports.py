@@ -29,7 +29,13 @@ def test_the_sdk_loads_nothing_of_ours_and_nothing_heavy() -> None:
     assert packages.isdisjoint({"pydantic", "torch", "cv2", "onnxruntime", "fastapi", "supervision", "pycocotools"})
 
 
-@pytest.mark.parametrize("module", ["calibox_client.commands", "calibox_client.evaluation.commands"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"calibox_client.commands.{name}_command" for name in ("detect", "bench", "models")),
+        "calibox_client.evaluation.commands",
+    ],
+)
 def test_listing_the_commands_loads_neither_numpy_nor_http(module: str) -> None:
     packages = loaded(f"import {module}")
     assert "typer" in packages

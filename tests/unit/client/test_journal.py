@@ -19,14 +19,14 @@ ANSWERS = [
 def written(tmp_path: Path) -> Path:
     """A journal with three answers."""
     path = tmp_path / "new" / "journal.jsonl"
-    with Journal(path, FINGERPRINT) as journal:
+    with Journal(path, FINGERPRINT, Answer.of_line) as journal:
         for answer in ANSWERS:
             journal.add(answer)
     return path
 
 
 def test_answers_come_back_exactly(written: Path) -> None:
-    with Journal(written, FINGERPRINT) as journal:
+    with Journal(written, FINGERPRINT, Answer.of_line) as journal:
         assert list(journal.answers.values()) == ANSWERS
 
 
@@ -35,7 +35,7 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_lines_and_goes_on(written: Pa
     for length in range(len(whole) + 1):
         written.write_bytes(whole[:length])
         kept = max(0, whole[:length].count(b"\n") - 1)
-        with Journal(written, FINGERPRINT) as journal:
+        with Journal(written, FINGERPRINT, Answer.of_line) as journal:
             assert list(journal.answers.values()) == ANSWERS[:kept]
             for answer in ANSWERS[kept:]:
                 journal.add(answer)
@@ -43,7 +43,7 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_lines_and_goes_on(written: Pa
 
 
 def test_an_answer_is_on_disk_before_the_next(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j", FINGERPRINT) as journal:
+    with Journal(tmp_path / "j", FINGERPRINT, Answer.of_line) as journal:
         for n, answer in enumerate(ANSWERS, 2):
             journal.add(answer)
             assert journal.path.read_bytes().count(b"\n") == n
@@ -52,7 +52,7 @@ def test_an_answer_is_on_disk_before_the_next(tmp_path: Path) -> None:
 def test_another_fingerprint_is_told_key_by_key(written: Path) -> None:
     before = written.read_bytes()
     with pytest.raises(EvaluationError, match=r"files is None there and 'x' now") as caught:
-        Journal(written, {**FINGERPRINT, "files": "x"})
+        Journal(written, {**FINGERPRINT, "files": "x"}, Answer.of_line)
     assert "parameters" not in str(caught.value)
     assert written.read_bytes() == before
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: bytes)
     path = tmp_path / "j"
     path.write_bytes(content)
     with pytest.raises(EvaluationError, match=r"j is no journal|parameters is None there"):
-        Journal(path, FINGERPRINT if b"finger" not in content else {})
+        Journal(path, FINGERPRINT if b"finger" not in content else {}, Answer.of_line)
     assert path.read_bytes() == content
 
 
@@ -72,16 +72,16 @@ def test_a_damaged_line_in_the_middle_is_refused(written: Path) -> None:
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join([*lines[:2], b"#" + lines[2], *lines[3:]]))
     with pytest.raises(EvaluationError, match="damaged; pass --restart"):
-        Journal(written, FINGERPRINT)
+        Journal(written, FINGERPRINT, Answer.of_line)
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EvaluationError, match=r"journal .* cannot be used"):
-        Journal(tmp_path / "file" / "journal", FINGERPRINT)
+        Journal(tmp_path / "file" / "journal", FINGERPRINT, Answer.of_line)
 
 
 def test_a_removed_journal_is_gone(written: Path) -> None:
-    with Journal(written, FINGERPRINT) as journal:
+    with Journal(written, FINGERPRINT, Answer.of_line) as journal:
         journal.remove()
     assert not written.exists()

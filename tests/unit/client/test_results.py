@@ -67,6 +67,42 @@ def test_conversion_of_nothing_to_supervision() -> None:
     assert len(NOTHING.to_supervision()) == 0
 
 
+def test_conversion_to_coco_results() -> None:
+    first, second = FOUND.to_coco(17)
+    assert first == {
+        "image_id": 17,
+        "category_id": 2,
+        "bbox": [1.0, 2.0, 29.5, 38.25],
+        "score": 0.9,
+        "classification_score": 0.95,
+        "localization_score": 0.85,
+    }
+    assert (second["image_id"], second["bbox"]) == (17, [5.0, 6.0, 2.0, 2.0])
+    assert NOTHING.to_coco(17) == []
+
+
+def test_conversion_to_pandas() -> None:
+    pytest.importorskip("pandas", reason="the extra pandas is not installed")
+    table = FOUND.to_pandas()
+    assert list(table.columns) == [
+        *("x1", "y1", "x2", "y2", "label", "label_id", "score", "classification_score", "localization_score")
+    ]
+    assert table.values.tolist() == [
+        [1.0, 2.0, 30.5, 40.25, "WBC", 2, 0.9, 0.95, 0.85],
+        [5.0, 6.0, 7.0, 8.0, "RBC", 1, 0.4, 0.3, 0.5],
+    ]
+    nothing = NOTHING.to_pandas()
+    assert list(nothing.columns) == list(table.columns)
+    assert list(nothing.dtypes) == list(table.dtypes)  # tables of several images can be put together
+    assert len(nothing) == 0
+
+
+def test_conversion_without_pandas_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'calibox\[pandas\]'"):
+        FOUND.to_pandas()
+
+
 def test_conversion_without_supervision_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'calibox\[supervision\]'"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibox_client import RetryPolicy
+from calibox_client.budget import RetryBudget
 from calibox_client.retries import Deadline, parse_retry_after
 
 NOW = datetime(2025, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -54,7 +55,14 @@ def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"attempts": 0}, {"first_pause": 0.0}, {"first_pause": 2.0, "longest_pause": 1.0}, {"longest_pause": 1e999}],
+    [
+        {"attempts": 0},
+        {"first_pause": 0.0},
+        {"first_pause": 2.0, "longest_pause": 1.0},
+        {"longest_pause": 1e999},
+        {"budget": 0.5},
+        {"budget_per_second": 0.0},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
@@ -68,3 +76,42 @@ def test_a_deadline_counts_down_on_its_clock() -> None:
     assert deadline.remaining() == 2.0
     now[0] = 106.0
     assert deadline.remaining() == -1.0
+
+
+def test_a_budget_gives_what_it_holds_at_once_and_then_what_comes_with_time() -> None:
+    now = [0.0]
+    budget = RetryBudget(2, per_second=0.5, clock=lambda: now[0])
+    assert [budget.take(10.0) for _ in range(2)] == [0.0, 0.0]
+    assert budget.take(10.0) == 2.0  # half a token per second: the third is there after two seconds, and is promised
+    assert budget.take(3.0) is None  # the fourth would be there after four
+    assert budget.take(4.0) == 4.0
+    now[0] = 100.0
+    assert [budget.take(0.0) for _ in range(3)] == [0.0, 0.0, None]  # never more than two are kept
+
+
+def test_ten_calls_bring_a_repeat() -> None:
+    budget = RetryBudget(1, per_second=1e-9, clock=lambda: 0.0)
+    assert budget.take(0.0) == 0.0
+    for _ in range(9):
+        budget.call()
+    assert budget.take(0.0) is None
+    budget.call()
+    budget.call()  # one more than ten: tenths do not add up to 1 exactly
+    assert budget.take(0.0) == 0.0
+
+
+@given(steps=st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=60))
+def test_a_budget_is_never_overdrawn(steps: list[tuple[float, bool]]) -> None:
+    """Repeats since the start are at most what there was, what calls brought, and what time brings until they begin."""
+    now = [0.0]
+    budget = RetryBudget(3, per_second=2.0, clock=lambda: now[0])
+    calls = repeats = 0
+    for pause, is_call in steps:
+        now[0] += pause
+        if is_call:
+            budget.call()
+            calls += 1
+        elif (wait := budget.take(1.0)) is not None:
+            repeats += 1
+            assert 0 <= wait <= 1.0
+            assert repeats <= 3 + 2.0 * (now[0] + wait) + 0.1 * calls + 1e-9

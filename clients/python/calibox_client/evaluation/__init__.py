@@ -1,1 +1,1 @@
-"""COCO evaluation of a live server, by stage: work, journal, running, metrics, report."""
+"""Evaluation of a live server, by stage: work, journal, asking, metrics (found, details), sweep, report."""

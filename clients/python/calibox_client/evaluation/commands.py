@@ -1,6 +1,5 @@
 """`calibox eval`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +18,6 @@ from calibox_client.options import (
     TimeoutMsOption,
     VersionOption,
     given,
-    key_headers,
 )
 from calibox_core.cli import require_extra
 
@@ -54,6 +52,28 @@ MaxDetectionsOption = Annotated[
     int | None,
     typer.Option(help="Detections per image. 100, what COCO measures on, or the model's limit where it is lower."),
 ]
+SweepOption = Annotated[
+    bool,
+    typer.Option(
+        "--sweep",
+        help="Fetch raw score pairs once, try every fusion offline, choose on the calibration half, and confirm the "
+        "best on the test half.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="Write a page with plots, and its numbers beside it.", metavar="FILE.html")
+]
+CompareOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        help="Instead of asking a server: hold the second of two results files against the first, on the same images.",
+        metavar="A.json B.json",
+    ),
+]
+FailUnderOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Exit with status 3 where a metric is below this (0 to 1); repeatable.", metavar="AP=0.30"),
+]
 
 
 def evaluate(
@@ -80,37 +100,35 @@ def evaluate(
     model: ModelOption = None,
     version: VersionOption = None,
     timeout_ms: TimeoutMsOption = None,
+    sweep: SweepOption = False,
+    report: ReportOption = None,
+    compare: CompareOption = None,
+    fail_under: FailUnderOption = None,
 ) -> None:
-    """Measure a live server on annotated pictures: AP, throughput and latency.
+    """Measure a live server on annotated pictures: accuracy, calibration of the scores, throughput and latency.
 
     Interrupted, it keeps its answers; the same command then goes on from there.
 
     Asks with --score-threshold 0 and --max-detections 100 unless told otherwise.
-    """
-    require_extra("eval", "eval", "pycocotools")
-    from calibox_client.async_client import AsyncClient
-    from calibox_client.evaluation.evaluate import Evaluation, run_evaluation
-    from calibox_client.evaluation.report import print_summary
-    from calibox_client.evaluation.source import open_source
 
+    Exit status: 0, 1 for an error, 3 where --fail-under is missed.
+    """
+    require_extra("eval", "eval", "pycocotools", "faster_coco_eval", *(("matplotlib",) if report else ()))
+    from calibox_client.evaluation.compare import compare_and_tell, refuse_beside_compare
+    from calibox_client.evaluation.evaluate import Evaluation
+    from calibox_client.evaluation.source import open_source
+    from calibox_client.evaluation.telling import evaluate_and_tell
+
+    source = open_source(images, annotations, data, split, layout)
+    if compare is not None:
+        refuse_beside_compare({"--sweep": sweep, "--report": report, "--fail-under": fail_under})
+        compare_and_tell(compare, source, half, rank_by, as_json=as_json)
+        return
     fusing = {"fusion": fusion, "alpha": alpha, "sigma": sigma}
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     others = {"max_detections": max_detections, "classes": classes, "refine": refine, "timeout_ms": timeout_ms}
+    parameters = given({**fusing, **thresholds, **others})
     evaluation = Evaluation(
-        server=server,
-        source=open_source(images, annotations, data, split, layout),
-        output=output,
-        concurrency=concurrency,
-        half=half,
-        rank_by=rank_by,
-        restart=restart,
-        model=model,
-        version=version,
-        parameters=given({**fusing, **thresholds, **others}),
+        server, source, output, concurrency, half, rank_by, restart, model, version, parameters, sweep
     )
-    try:
-        measured, summary = run_evaluation(evaluation, partial(AsyncClient, headers=key_headers()))
-    except KeyboardInterrupt:
-        typer.secho("interrupted; the same command goes on where this one stopped", err=True)
-        raise typer.Exit(130) from None  # 128 + SIGINT, as shells say it
-    print_summary(measured, summary, as_json=as_json)
+    evaluate_and_tell(evaluation, report=report, fail_under=fail_under or [], as_json=as_json)

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from calibox_client.evaluation.choices import RankBy
+from calibox_client.evaluation.details import Details, Truth, measure_details
 from calibox_client.evaluation.journal import Answer
-from calibox_core.coco_metrics import Metrics, coco_metrics, load_ground_truth
+from calibox_client.latencies import latency_summary
+from calibox_core.coco_matching import THRESHOLDS
+from calibox_core.coco_metrics import Metrics, evaluate_coco, load_ground_truth
 from calibox_core.format_metrics import format_metrics
 
 
@@ -18,6 +19,8 @@ class Measured:
 
     coco: Metrics  # 0..1, None where nothing can be measured
     own: Metrics  # of the data's format: VOC's and KITTI's
+    by_threshold: Metrics  # AP50, AP55, ... AP95
+    details: Details
     table: str  # as pycocotools prints it
     latency_ms: dict[str, float | None]
 
@@ -30,6 +33,7 @@ def coco_results(answers: Iterable[Answer]) -> list[dict[str, Any]]:
 
 def measure(
     annotations: Mapping[str, Any],
+    truth: Truth,
     results: Sequence[Mapping[str, Any]],
     answers: Sequence[Answer],
     rank_by: RankBy,
@@ -38,20 +42,18 @@ def measure(
 
     Args:
         annotations: the COCO document.
+        truth: of the images to measure on.
         results: from `coco_results`.
-        answers: of the images to measure on.
+        answers: of the same images.
         rank_by: what orders detections.
     """
-    image_ids = [answer.image_id for answer in answers]
-    metrics, table = coco_metrics(load_ground_truth(annotations), results, image_ids=image_ids, rank_by=rank_by)
-    own = format_metrics(annotations, results, image_ids=image_ids, rank_by=rank_by)
-    return Measured(metrics, own, table, latency_summary([answer.latency_ms for answer in answers]))
-
-
-def latency_summary(milliseconds: Sequence[float]) -> dict[str, float | None]:
-    """Mean, percentiles (linear between neighbours) and maximum; None without any."""
-    names = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "max": 100}
-    if not milliseconds:
-        return {"mean": None, **dict.fromkeys(names)}
-    values = np.asarray(milliseconds, np.float64)
-    return {"mean": float(values.mean()), **{name: float(np.percentile(values, at)) for name, at in names.items()}}
+    image_ids = list(truth.image_ids)
+    found = evaluate_coco(load_ground_truth(annotations), results, image_ids=image_ids, rank_by=rank_by, fast=True)
+    return Measured(
+        coco=found.metrics,
+        own=format_metrics(annotations, results, image_ids=image_ids, rank_by=rank_by),
+        by_threshold={f"AP{round(100 * iou)}": ap for iou, ap in zip(THRESHOLDS, found.by_threshold, strict=True)},
+        details=measure_details(truth, results, found.by_class, rank_by),
+        table=found.table,
+        latency_ms=latency_summary([answer.latency_ms for answer in answers]),
+    )

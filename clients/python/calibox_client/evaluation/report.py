@@ -13,6 +13,8 @@ from calibox_client.evaluation.metrics import Measured
 _MAIN = ("AP", "AP50", "AP75", "AP90")
 _FURTHER = ("AP60", "AP70", "AP80")
 _SIZES = ("APs", "APm", "APl")
+_CLASS_COLUMNS = ("objects", "detections", "AP", "AP50", "AP75", "oLRP", "threshold")
+_ERROR_COLUMNS = ("D_ECE", "LaECE", "LaECE0", "LaACE0")
 
 
 def write_results(results: Sequence[Mapping[str, Any]], output: Path) -> None:
@@ -21,10 +23,19 @@ def write_results(results: Sequence[Mapping[str, Any]], output: Path) -> None:
     Raises:
         EvaluationError: the place cannot be written.
     """
+    write_text(json.dumps(results) + "\n", output)
+
+
+def write_text(text: str, output: Path) -> None:
+    """Writes beside the place and renames.
+
+    Raises:
+        EvaluationError: the place cannot be written.
+    """
     scratch = output.with_name(f".{output.name}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(results) + "\n")
+        scratch.write_text(text)
         scratch.replace(output)
     except OSError as error:
         raise EvaluationError(f"the results cannot be written to {output}: {error.strerror or error}") from error
@@ -32,9 +43,28 @@ def write_results(results: Sequence[Mapping[str, Any]], output: Path) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def summary_document(measured: Measured, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that was measured, as one flat document: metrics in 0..1 under their names, and the facts."""
-    return {**measured.coco, **measured.own, **facts, "latency_ms": measured.latency_ms}
+def summary_document(
+    measured: Measured, facts: Mapping[str, Any], swept: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What was measured, as one document: metrics in 0..1 under their names, the facts, classes, calibration, sweep."""
+    details = measured.details
+    return {
+        **measured.coco,
+        **measured.by_threshold,
+        **measured.own,
+        **details.lrp,
+        **facts,
+        "latency_ms": measured.latency_ms,
+        "per_class": list(details.classes),
+        "correlations": details.correlations,
+        "calibration": {name: {**one.errors, "kept": one.kept} for name, one in details.scores.items()},
+        **({} if swept is None else {"sweep": dict(swept)}),
+    }
+
+
+def full_document(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with what plots are made of."""
+    return {**summary, **measured.details.as_json(), "table": measured.table}
 
 
 def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
@@ -54,6 +84,13 @@ def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
             f"{main}   ({further})",
             f"by size: {sizes}",
             *(f"{name} {_number(value, '.3f')}" for name, value in measured.own.items()),
+            "   ".join(f"{name} {_number(value, '.3f')}" for name, value in measured.details.lrp.items()),
+            "",
+            *_table("class", _CLASS_COLUMNS, {row["name"]: row for row in summary["per_class"]}),
+            "",
+            *_table("calibration error", (*_ERROR_COLUMNS, "kept"), summary["calibration"]),
+            *(_sweep_lines(summary["sweep"]) if "sweep" in summary else ()),
+            "",
             f"throughput: {_number(summary['images_per_second'], '.1f')} images/s, "
             f"{summary['concurrency']} at a time, {summary['retries']} repeats"
             + (f", {summary['images_resumed']} answers from an earlier run" if summary["images_resumed"] else ""),
@@ -61,6 +98,39 @@ def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
             f"results: {summary['output']}",
         ]
     )
+
+
+def _sweep_lines(swept: Mapping[str, Any]) -> list[str]:
+    """The rankings that were asked for live, and what was chosen among them."""
+    rows = {
+        one["name"]: {
+            **one,
+            "delta": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*one["delta_AP"]),
+            "differ": f"{one['images_that_differ']}/{swept['images']}",
+        }
+        for one in swept["confirmed"]
+    }
+    columns = ("calibration_AP", "test_AP", "delta", "offline_test_AP", "differ")
+    return ["", *_table("ranking, live", columns, rows), f"chosen on the calibration half: {swept['chosen']}"]
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Aligned columns, the first of them the rows' names."""
+    cells = [
+        [title, *columns],
+        *([name, *(_cell(row.get(column)) for column in columns)] for name, row in rows.items()),
+    ]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(columns) + 1)]
+    return [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    return _number(value, ".3f") if value is None or isinstance(value, float) else str(value)
 
 
 def print_summary(measured: Measured, summary: Mapping[str, Any], *, as_json: bool) -> None:

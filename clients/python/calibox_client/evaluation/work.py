@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,8 +38,7 @@ def read_work(annotations: Mapping[str, Any], images: Path, half: Half) -> list[
         raise EvaluationError("the annotations list no images")
     if len(paths) != len(annotations["images"]):
         raise EvaluationError("the annotations list an image id more than once; ids must be unique")
-    calibration, test = calibration_and_test_ids(list(paths))
-    chosen = {Half.ALL: sorted(paths), Half.CALIBRATION: calibration, Half.TEST: test}[half]
+    chosen = half_of(list(paths), half)
     missing = [paths[image_id] for image_id in chosen if not paths[image_id].is_file()]
     if missing:
         shown = ", ".join(str(path) for path in missing[:_SHOWN])
@@ -48,6 +47,12 @@ def read_work(annotations: Mapping[str, Any], images: Path, half: Half) -> list[
             f"is {images} the folder that file_name is relative to?"
         )
     return [WorkItem(image_id, paths[image_id]) for image_id in chosen]
+
+
+def half_of(image_ids: Sequence[int], half: Half) -> list[int]:
+    """The images of a half, or all of them, by id."""
+    calibration, test = calibration_and_test_ids(image_ids)
+    return {Half.ALL: sorted(image_ids), Half.CALIBRATION: calibration, Half.TEST: test}[half]
 
 
 def hash_of_images(annotations: Mapping[str, Any]) -> str:
