@@ -143,10 +143,15 @@ def server(bundle: Path, options: list[str]) -> Iterator[tuple[int, int]]:
             process.terminate()
 
 
+def processes_of(pid: int) -> list[int]:
+    """A server's process and those below it, of which there are some with `--http-workers`."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
 def cpu_of(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """CPU seconds of a server's processes so far."""
+    stats = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in processes_of(pid)]
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICKS
 
 
 def busy() -> float:

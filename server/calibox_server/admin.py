@@ -8,17 +8,23 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from calibox_server import errors
 from calibox_server.errors import ServiceError
-from calibox_server.openapi import problem_responses
+from calibox_server.oip.openapi import Responses, error_responses
+from calibox_server.openapi import answers_of
+from calibox_server.openapi_schemas import CHANGE, TEXT, a_list, an_object, json_content
 from calibox_server.service import Service
 from calibox_server.shelf import Change
 
+_OTHERS = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]  # methods than POST
 MAX_BODY = 64 * 1024  # of what is a flag or two
 _ENDS = (errors.UnauthorizedError, errors.UnknownModelError, errors.LoadError, errors.StoppingError)
+_ROW = an_object(dict.fromkeys(("name", "version", "state", "reason"), TEXT))
+_WANTED = an_object({"ready": {"type": "boolean", "description": "Only what is loaded."}}, "ready")
 Operation = Callable[[str, str | None], Awaitable[Change]]
 
 
@@ -57,7 +63,7 @@ def _add_operation(app: FastAPI, verb: str, operation: Operation, summary: str) 
         response_model=None,
         name=verb,
         summary=summary,
-        responses=problem_responses(_ENDS),
+        responses=answers_of(CHANGE, "What was done.", _ENDS),
     )
 
 
@@ -76,15 +82,30 @@ def _add_triton(app: FastAPI, service: Service) -> None:
     async def unload(name: str) -> Response:
         return await _as_triton(repository.unload(name))
 
-    for path, endpoint in (("index", index), ("models/{name}/load", load), ("models/{name}/unload", unload)):
-        summary = f"Triton's repository extension: {endpoint.__name__}"
+    changed: Responses = {200: {"description": "Done; the body is empty.", "content": {}}}
+    rows: Responses = {200: {"description": "A row per version.", "content": json_content(a_list(_ROW))}}
+    bad_body = error_responses([errors.MalformedRequestError, errors.TooManyBytesError])
+    for path, endpoint, responses in (
+        ("index", index, {**rows, **bad_body}),
+        ("models/{name}/load", load, {**changed, **error_responses(_ENDS)}),
+        ("models/{name}/unload", unload, {**changed, **error_responses(_ENDS)}),
+    ):
+        body = {"content": json_content(_WANTED)} if endpoint is index else None
         app.add_api_route(
             f"/v2/repository/{path}",
             endpoint,
             methods=["POST"],
-            response_model=None,
-            summary=summary,
+            response_class=Response,
+            responses=responses,
+            openapi_extra={"requestBody": body} if body else None,
+            summary=f"Triton's repository extension: {endpoint.__name__}",
         )
+        # Else the address would be looked for among those of the protocol, and not be found.
+        app.add_route(f"/v2/repository/{path}", _only_post, methods=_OTHERS, include_in_schema=False)
+
+
+async def _only_post(_: Request) -> Response:
+    raise HTTPException(errors.MethodNotAllowedError.status, headers={"Allow": "POST"})
 
 
 async def _as_triton(operation: Awaitable[Change]) -> Response:

@@ -1,6 +1,5 @@
 """The HTTP surface. A route reads, calls the service, writes; every error leaves as `application/problem+json`."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from calibox_core import __version__
 from calibox_server import answers, errors
@@ -22,10 +21,13 @@ from calibox_server.errors import ServiceError
 from calibox_server.guard import add_guard
 from calibox_server.oip.beside import grpc_beside
 from calibox_server.oip.http import add_open_inference
-from calibox_server.openapi import DESCRIPTION, detect_operation, problem_responses
+from calibox_server.openapi import DESCRIPTION, DETECTION_PROBLEMS, answers_of, detect_operation, problem_responses
+from calibox_server.openapi_document import add_document
+from calibox_server.openapi_schemas import MODEL, MODELS, STATUS, TEXT
 from calibox_server.outermost import CLIENT_CLOSED, OutermostMiddleware, error_response
 from calibox_server.page.routes import add_page
 from calibox_server.records import record_of
+from calibox_server.reference.routes import add_reference
 from calibox_server.service import Service
 from calibox_server.stream import add_stream
 from calibox_server.tracing import add_tracing
@@ -37,7 +39,7 @@ def build_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.begin()
-        async with grpc_beside(app, service, guard):
+        async with grpc_beside(app, service, guard, tracer):
             yield
             await service.close()
 
@@ -47,20 +49,24 @@ def build_app(service: Service) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours knows the stages, and costs less
+        docs_url=None,  # `add_reference`
+        redoc_url=None,
         exception_handlers={ServiceError: _problem, HTTPException: _framework_problem},
     )
     # From the innermost to the outermost; what is off is not there.
     guard = add_guard(app, service)
-    add_tracing(app, service)
+    tracer = add_tracing(app, service)
     app.add_middleware(OutermostMiddleware, metrics=service.metrics, access_log=AccessLog(service.settings))
     add_cors(app, service)
     _add_detection(app, service)
     _add_models(app, service)
     _add_health(app, service)
     add_page(app, service)
+    add_reference(app)
     add_admin(app, service)
     add_open_inference(app, service)
-    add_stream(app, service)
+    add_stream(app, service, tracer)
+    add_document(app, service)
     return app
 
 
@@ -70,8 +76,9 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         try:
             with Counted(service.metrics):
                 asked = await service.read(request)
-                record.charge(len(asked.images))
-                answer = await unless_client_leaves(request.receive, service.answer(asked, record.started))
+                record.charge(asked.cost)
+                work = service.answer(asked, record.started, record.charge_more)
+                answer = await unless_client_leaves(request.receive, work)
                 record.images, record.model, record.batch = len(asked.images), answer.model, answer.batch
                 record.stages_ms = answer.timing_ms
                 return Response(answer.body, media_type="application/json")
@@ -84,7 +91,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         methods=["POST"],
         response_model=None,
         summary="Detect objects in one or many images",
-        responses=problem_responses(),
+        responses=problem_responses(DETECTION_PROBLEMS),
         openapi_extra=detect_operation(),
     )
 
@@ -96,10 +103,19 @@ def _add_models(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> Response:
         return _json(answers.model_document(service.models, name))
 
-    unknown = problem_responses([errors.UnknownModelError])
-    app.add_api_route("/v1/models", models, response_model=None, summary="Every model that was found")
     app.add_api_route(
-        "/v1/models/{name}", model, response_model=None, responses=unknown, summary="One model's versions and manifests"
+        "/v1/models",
+        models,
+        response_model=None,
+        responses=answers_of(MODELS, "The models."),
+        summary="Every model that was found",
+    )
+    app.add_api_route(
+        "/v1/models/{name}",
+        model,
+        response_model=None,
+        responses=answers_of(MODEL, "Its versions.", [errors.UnknownModelError]),
+        summary="One model's versions and manifests",
     )
 
 
@@ -108,20 +124,24 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return _json({"status": "alive"})
 
     async def readyz() -> Response:
-        if service.stopping:
-            raise errors.StoppingError("the server is stopping; send requests elsewhere")
+        service.check_ready()
         return _json({"status": "ready"})
 
     async def metrics() -> Response:
-        text = await asyncio.to_thread(service.metrics.exposition)  # many classes: tens of milliseconds
-        return Response(text, media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    stopping = problem_responses([errors.StoppingError])
-    app.add_api_route("/livez", livez, response_model=None, summary="Whether the process answers")
+    alive = answers_of(STATUS, "It does.")
+    ready = answers_of(STATUS, "They should.", [errors.StoppingError, errors.EngineAwayError])
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The metrics.", "content": {"text/plain": {"schema": TEXT}}}
+    }
+    app.add_api_route("/livez", livez, response_model=None, responses=alive, summary="Whether the process answers")
     app.add_api_route(
-        "/readyz", readyz, response_model=None, responses=stopping, summary="Whether requests should be sent here"
+        "/readyz", readyz, response_model=None, responses=ready, summary="Whether requests should be sent here"
     )
-    app.add_api_route("/metrics", metrics, response_model=None, summary="Prometheus metrics")
+    app.add_api_route(
+        "/metrics", metrics, response_class=PlainTextResponse, responses=text, summary="Prometheus metrics"
+    )
 
 
 def _json(document: dict[str, Any]) -> Response:

@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from calibox_server.errors import ServiceError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -41,3 +43,15 @@ async def in_pool(
                 undo(result)
             raise failure
     return well
+
+
+async def together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every result in order, or the first `ServiceError`; then the other jobs are cancelled."""
+    if len(jobs) == 1:
+        return [await jobs[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+    except* ServiceError as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -4,40 +4,22 @@ Each admitted caller is answered exactly once, whatever happens to its batch, it
 """
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from calibox_server.errors import OverloadedError, ServiceError, StoppingError
+from calibox_server.door import Door, Held
+from calibox_server.errors import ServiceError, StoppingError
 from calibox_server.queue import Entry, Policy, Priority, Queue, waited_too_long
 
 T = TypeVar("T")
 R = TypeVar("R")
-T_contra = TypeVar("T_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
 
-PACE_MEMORY = 0.9  # the smoothed seconds per image look back over about ten batches
 MIN_WAIT = 0.001  # event loops count in milliseconds; a shorter timer would fire before its time
 
 
-class Submit(Protocol[T_contra, R_co]):
-    """Puts one piece of admitted work into the queue and waits for its result."""
-
-    def __call__(
-        self, work: T_contra, *, deadline: float, priority: Priority = Priority.NORMAL
-    ) -> Coroutine[Any, Any, R_co]:
-        """Args: the work, the time on the batcher's clock after which nobody waits for it, and who goes first.
-
-        Raises:
-            DeadlineError: the deadline passed first.
-            StoppingError: the batcher was closed first.
-            ServiceError: the runner failed on this work's batch.
-        """
-
-
-class Batcher(Generic[T, R]):
+class Batcher(Door[T, R]):
     """Gathers work into batches for a runner.
 
     Args:
@@ -47,6 +29,7 @@ class Batcher(Generic[T, R]):
         reserved: how many of these places only the high priority may take.
         release: called exactly once for each submitted work, when neither the queue nor the runner holds it any more.
         clock: seconds, monotonic.
+        held: counts the places.
     """
 
     def __init__(
@@ -58,64 +41,43 @@ class Batcher(Generic[T, R]):
         reserved: int = 0,
         release: Callable[[T], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        held: Held | None = None,
     ) -> None:
+        super().__init__(queue_size=queue_size, reserved=reserved, instances=policy.instances, held=held)
         self._run = run
         self._policy = policy
-        self._places = {Priority.HIGH: queue_size, Priority.NORMAL: max(1, queue_size - reserved)}
         self._release = release
         self._clock = clock
         self._queue: Queue[T, R] = Queue(policy)
         self._running: list[list[Entry[T, R]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._held = 0
-        self._pace = 0.0
-        self._closing = self._closed = False
-        self._progress = asyncio.Event()  # something ended; whoever closes looks again
+        self._guests = 0
+        self._closed = False
 
     @property
     def waiting(self) -> int:
         """Pieces of work in the queue, not counting what runs."""
         return len(self._queue)
 
-    @property
-    def held(self) -> int:
-        """Places taken by admitted work, whether it waits, runs or is still being prepared."""
-        return self._held
+    def invite(self, count: int) -> None:
+        """Other processes may hand in work with `enter` from now on, or, where ``count`` is negative, no more."""
+        self._guests += count
+        self._progress.set()
 
-    @contextlib.contextmanager
-    def admit(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> Iterator[Submit[T, R]]:
-        """Takes ``count`` places for the length of the block, before any work is spent on them.
+    def enter(self, entry: Entry[T, R]) -> None:
+        """Takes work whose place is held elsewhere and whose caller hears of it through the entry's reply alone."""
+        if self._closed:
+            _answer(entry, _too_late())
+            return
+        self._queue.put(entry)
+        self._pump()
 
-        Args:
-            count: pieces of work.
-            priority: decides which places are open.
-            more: for somebody who holds places already and turns out to need these too; taken even while closing.
-
-        Returns: the function that submits one piece of work.
-
-        Raises:
-            OverloadedError: not so many places are free.
-            StoppingError: the batcher is closing.
-        """
-        self.check(count, priority=priority, more=more)
-        self._held += count
-        try:
-            yield self._submit
-        finally:
-            self._held -= count
+    def leave(self, entry: Entry[T, R]) -> None:
+        """Takes an entry of `enter` out of the queue, unless a batch holds it: then its reply is still called."""
+        if not entry.taken:
+            self._queue.discard(entry)
             self._progress.set()
-
-    def check(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> None:
-        """Raises what `admit` would raise now, and takes nothing."""
-        if self._closing and not more:
-            raise StoppingError("this model is being closed and takes no new requests; send it again")
-        places = self._places[priority]
-        if self._held + count > places:
-            raise OverloadedError(
-                f"{min(self._held, places)} of {places} places in the queue are taken; try again later",
-                retry_after=max(1, math.ceil(self._held * self._pace / self._policy.instances)),
-            )
 
     async def close(self, timeout: float) -> bool:
         """Admits nothing more, waits at most ``timeout`` seconds for what was admitted, and ends the rest.
@@ -125,15 +87,20 @@ class Batcher(Generic[T, R]):
         self._closing = True
         try:
             async with asyncio.timeout(timeout):
-                while self._held or self._running:  # the engine may still hold work whose caller left
+                while self._is_busy:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
             pass
         self._closed = True
         for entry in [*self._queue, *(e for batch in self._running for e in batch)]:
-            _answer(entry, StoppingError("the server stopped before the answer was ready; send it again"))
-        return not (self._held or self._running)
+            _answer(entry, _too_late())
+        return not self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        # What runs counts by itself: the engine may still hold work whose caller left.
+        return bool(self.count.own or self._guests or self._running or len(self._queue))
 
     async def _submit(self, work: T, *, deadline: float, priority: Priority = Priority.NORMAL) -> R:
         loop, now = asyncio.get_running_loop(), self._clock()
@@ -142,7 +109,7 @@ class Batcher(Generic[T, R]):
         timer = loop.call_later(max(0.0, deadline - now), self._expire, entry)
         try:
             if self._closed:
-                raise StoppingError("the server stopped before the answer was ready; send it again")
+                raise _too_late()
             self._queue.put(entry)
             self._pump()
             return await reply
@@ -189,8 +156,7 @@ class Batcher(Generic[T, R]):
                 self._release(entry.work)
             self._pump()  # first: the engine does not wait until these callers have dealt with their answers
             self._answer_all(batch, results, failure)
-        per_image = (self._clock() - started) / len(batch)
-        self._pace = PACE_MEMORY * self._pace + (1 - PACE_MEMORY) * per_image if self._pace else per_image
+        self._note_pace((self._clock() - started) / len(batch))
 
     @staticmethod
     def _answer_all(batch: list[Entry[T, R]], results: Sequence[R], failure: Exception | None) -> None:
@@ -208,3 +174,7 @@ class Batcher(Generic[T, R]):
 def _answer(entry: Entry[T, R], error: ServiceError) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
+
+
+def _too_late() -> StoppingError:
+    return StoppingError("the server stopped before the answer was ready; send it again")

@@ -16,9 +16,8 @@ from calibox_server.options import ENV_PREFIX, Options
 def serve(context: typer.Context, **options: Any) -> None:
     """Serve bundles over HTTP: POST /v1/detect, documented at /docs."""
     require_extra("serve", "server", "pydantic_settings", "fastapi", "uvicorn", "orjson", "python_multipart")
-    require_extra("serve", "server", "simplejpeg", "cv2", "prometheus_client", "structlog")
+    require_extra("serve", "server", "simplejpeg", "cv2", "prometheus_client", "structlog", "fastapi_offline")
     require_extra("serve", "cpu", "onnxruntime")
-    from calibox_server.serve import run
     from calibox_server.settings import load_settings
 
     # The rest is read from the environment again, and then from the file.
@@ -26,6 +25,10 @@ def serve(context: typer.Context, **options: Any) -> None:
     settings = load_settings(given)
     if settings.grpc_port is not None:
         require_extra("serve", "grpc", "grpc", "google.protobuf")
+    if settings.http_workers > 1:
+        from calibox_server.workers.supervisor import supervise as run
+    else:
+        from calibox_server.serve import run
     run(settings, announce=typer.echo)
 
 

@@ -89,4 +89,6 @@ def ends_too_early(data: bytes) -> bool:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data.startswith(b"BM"):  # BMP: length of the file
         return len(data) < int.from_bytes(data[2:6], "little")
+    if data.startswith(b"GIF8"):  # the trailer is a semicolon; some writers pad after it
+        return not data.rstrip(b"\0").endswith(b";")
     return False  # TIFF announces no end

@@ -31,8 +31,17 @@ class EngineOutput(NamedTuple):
     scores: NDArray[np.float32]  # [B, N]
 
 
-class Engine(Protocol):
-    """A model that is loaded and warmed up. `run` blocks and may be called from ``in_flight`` threads at once."""
+class CandidateOutput(NamedTuple):
+    """What the graph had before suppression, best key first; K rows of an image, the unused ones with the label -1."""
+
+    candidate_boxes: NDArray[np.float32]  # [B, K, 4] x1, y1, x2, y2 in letterboxed pixels
+    candidate_labels: NDArray[np.int32]  # [B, K] 0-based class index
+    candidate_classification_scores: NDArray[np.float32]  # [B, K]
+    candidate_localization_scores: NDArray[np.float32]  # [B, K]
+
+
+class EngineFacts(Protocol):
+    """What is told of an engine, wherever it runs."""
 
     @property
     def name(self) -> str:
@@ -46,6 +55,10 @@ class Engine(Protocol):
     def instances(self) -> int:
         """Runs that really proceed side by side."""
 
+
+class Engine(EngineFacts, Protocol):
+    """A model that is loaded and warmed up. `run` blocks and may be called from ``in_flight`` threads at once."""
+
     @property
     def in_flight(self) -> int:
         """Runs that may be handed over at once; more than ``instances`` where the engine keeps batches ready."""
@@ -55,11 +68,42 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class CandidateEngine(Protocol):
+    """An engine that may also tell what it had before suppression."""
+
+    @property
+    def tells_candidates(self) -> bool:
+        """Whether this one does."""
+
+    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
+        """As `Engine.run`, and the candidates of every image."""
+
+
+@runtime_checkable
+class KnowsItsPlace(Protocol):
+    """An engine that may run on the CPU, where instances and threads are a choice."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it does."""
+
+
+def runs_on_cpu(engine: EngineFacts) -> bool:
+    """Whether an engine shares the cores with everything else."""
+    return isinstance(engine, KnowsItsPlace) and engine.on_cpu
+
+
+@runtime_checkable
 class Closable(Protocol):
     """An engine that holds more than memory of this process."""
 
     def close(self) -> None:
         """Frees everything; nothing runs any more."""
+
+
+def tells_candidates(engine: EngineFacts) -> bool:
+    """Whether `CandidateEngine.run_with_candidates` can be called here."""
+    return isinstance(engine, CandidateEngine) and engine.tells_candidates
 
 
 def example_batch(manifest: Manifest, size: int) -> EngineInput:

@@ -19,6 +19,7 @@ from calibox_server.choice_cache import ChoiceCache, default_cache
 from calibox_server.engine import Closable, Engine, example_batch, warm_up
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.openvino_engine import OpenVinoEngine
+from calibox_server.other_load import MOST, OtherLoad
 from calibox_server.settings import Settings
 from calibox_server.tensorrt.engine import open_tensorrt
 
@@ -28,6 +29,7 @@ MEASURED_SECONDS = 1.0  # per engine; a detector of 100 ms runs ten times or mor
 # A built engine must beat the ONNX file by this much: the measurement is short, and that file is what was exported.
 CLEARLY_FASTER = 1.05
 
+Choice = tuple[Engine, BuiltEngine | None]  # an engine, and which of a bundle's it is; None is the ONNX file
 Rates = Mapping[str, float]  # images per second by the name of an engine
 
 
@@ -45,9 +47,17 @@ class EngineOpener:
 
     def __call__(self, bundle: Bundle) -> Engine:
         """The engine of the settings."""
+        return self.choose(bundle)[0]
+
+    def open(self, bundle: Bundle, built: BuiltEngine | None) -> Engine:
+        """One engine of a bundle, whatever the settings say of engines; None is its ONNX file."""
+        return self._onnxruntime(bundle) if built is None else self._built(bundle, built)
+
+    def choose(self, bundle: Bundle) -> Choice:
+        """The engine of the settings, and which of the bundle's it is: None is its ONNX file."""
         plain = self.settings.precision in ("auto", bundle.manifest.precision)
         if self.settings.engine == "onnxruntime" and plain:
-            return self._onnxruntime(bundle)
+            return self._onnxruntime(bundle), None
         if self.settings.engine == "auto":
             return self._fastest(bundle)
         try:
@@ -56,7 +66,7 @@ class EngineOpener:
             if not self.settings.engine_fallback:
                 raise
             log.warning("engine_fallback", model=bundle.manifest.name, engine="onnxruntime", reason=str(error))
-            return self._onnxruntime(bundle)
+            return self._onnxruntime(bundle), None
 
     def _onnxruntime(self, bundle: Bundle, built: BuiltEngine | None = None) -> Engine:
         """The ONNX file, or a built one; on the CPU where the provider cannot be used and a fallback is allowed."""
@@ -96,7 +106,7 @@ class EngineOpener:
             cuda_driver=asked.cuda_driver,
         )
 
-    def _asked_for(self, bundle: Bundle) -> Engine:
+    def _asked_for(self, bundle: Bundle) -> Choice:
         """The engine of the runtime and precision that were named; the fastest where several are meant."""
         wanted = self.settings.engine
         found = [built for built in self._records(bundle, strict=True) if built.record.runtime == wanted]
@@ -105,14 +115,14 @@ class EngineOpener:
                 f"{bundle.folder} has no engine for {wanted} in precision {self.settings.precision}: build one with "
                 f"`calibox build {bundle.folder} --engine {wanted}`"
             )
-        engines = [self._built(bundle, built) for built in found]
+        engines: list[Choice] = [(self._built(bundle, built), built) for built in found]
         return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
 
-    def _fastest(self, bundle: Bundle) -> Engine:
-        engines = [self._onnxruntime(bundle)]
+    def _fastest(self, bundle: Bundle) -> Choice:
+        engines: list[Choice] = [(self._onnxruntime(bundle), None)]
         for built in self._records(bundle, strict=False):
             try:
-                engines.append(self._built(bundle, built))
+                engines.append((self._built(bundle, built), built))
             except EngineError as error:
                 log.warning("engine_unusable", model=bundle.manifest.name, engine=built.title, reason=str(error))
         return engines[0] if len(engines) == 1 else self._choose(bundle, engines)
@@ -128,29 +138,31 @@ class EngineOpener:
                     raise
                 log.warning("engine_unusable", model=bundle.manifest.name, engine=str(folder), reason=str(error))
 
-    def _choose(self, bundle: Bundle, engines: Sequence[Engine]) -> Engine:
+    def _choose(self, bundle: Bundle, engines: Sequence[Choice]) -> Choice:
         cache = self.cache or default_cache()
         asked = self.settings
         key = (bundle.manifest.files[MODEL_FILE], asked.engine_instances, asked.intra_op_threads, asked.max_batch)
-        names = [engine.name for engine in engines]
+        names = [engine.name for engine, _ in engines]
         rates = cache.read(key, names)
         known = rates is not None
         if rates is None:
-            rates = {engine.name: images_per_second(engine, bundle.manifest) for engine in engines}
-            cache.write(key, rates)
+            others = OtherLoad()
+            rates = {engine.name: images_per_second(engine, bundle.manifest) for engine, _ in engines}
+            if others.share() <= MOST:  # else it is measured again at the next start
+                cache.write(key, rates)
         chosen = best(rates, first=names[0])
         shown = {name: round(rate, 1) for name, rate in rates.items()}
         log.info("engine_chosen", model=bundle.manifest.name, engine=chosen, images_per_second=shown, remembered=known)
-        for engine in engines:
+        for engine, _ in engines:
             if engine.name != chosen and isinstance(engine, Closable):
                 engine.close()
         return engines[names.index(chosen)]
 
 
-def best(rates: Rates, *, first: str) -> str:
-    """The name of the fastest; ``first`` unless another is clearly faster."""
+def best(rates: Rates, *, first: str, clearly: float = CLEARLY_FASTER) -> str:
+    """The name of the fastest; ``first`` unless another is ``clearly`` times as fast."""
     fastest = max(rates, key=lambda name: rates[name])
-    return fastest if rates[fastest] > CLEARLY_FASTER * rates[first] else first
+    return fastest if rates[fastest] > clearly * rates[first] else first
 
 
 def images_per_second(

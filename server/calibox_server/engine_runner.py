@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibox_server.engine import Closable, Engine, EngineInput, EngineOutput
+from calibox_server.engine import CandidateEngine, CandidateOutput, Closable, Engine, EngineInput, EngineOutput
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
 from calibox_server.slots import Slot
@@ -28,6 +28,7 @@ class Work:
     parameters: Parameters
     refine_steps: int
     submitted: float
+    candidates: bool = False  # whether what was there before suppression is wanted too
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class RawDetections:
     queue: float
     engine: float
     batch: int = 1  # images that ran together
+    candidates: CandidateOutput | None = None  # one image's, padding included, where its batch fetched them
 
 
 class EngineRunner:
@@ -67,10 +69,25 @@ class EngineRunner:
 
     def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
         started = clock()
-        out = self._engine.run(stack(batch))
+        out, found = self._run_engine(batch)
         engine = clock() - started
         size = len(batch)
-        return [RawDetections(unpadded(out, i), started - work.submitted, engine, size) for i, work in enumerate(batch)]
+        return [
+            RawDetections(
+                unpadded(out, i),
+                started - work.submitted,
+                engine,
+                size,
+                found and CandidateOutput(*(a[i] for a in found)),
+            )
+            for i, work in enumerate(batch)
+        ]
+
+    def _run_engine(self, batch: Sequence[Work]) -> tuple[EngineOutput, CandidateOutput | None]:
+        """Candidates are fetched for the whole batch when one of its images wants them."""
+        if any(work.candidates for work in batch) and isinstance(self._engine, CandidateEngine):
+            return self._engine.run_with_candidates(stack(batch))
+        return self._engine.run(stack(batch)), None
 
 
 def stack(batch: Sequence[Work]) -> EngineInput:

@@ -41,6 +41,12 @@ class UnauthorizedError(ServiceError):
         return {"WWW-Authenticate": 'Bearer realm="calibox"'}
 
 
+class AddressNotAllowedError(ServiceError):
+    """An image's address that this server does not fetch."""
+
+    status, code, title = 403, "address_not_allowed", "This address is not fetched"
+
+
 class NotFoundError(ServiceError):
     """No such path."""
 
@@ -107,13 +113,19 @@ class ParameterError(ServiceError):
     status, code, title = 422, "invalid_parameter", "A parameter is not accepted"
 
 
+class FetchFailedError(ServiceError):
+    """What an image's address leads to is no image that could be fetched."""
+
+    status, code, title = 422, "fetch_failed", "The image could not be fetched"
+
+
 class LoadError(ServiceError):
     """A bundle cannot be loaded; what was served before is served still."""
 
     status, code, title = 422, "load_failed", "The model cannot be loaded"
 
 
-class _ComeBackError(CaliboxError):
+class ComeBackError(CaliboxError):
     """The part of errors that know when it is worth to ask again."""
 
     def __init__(self, detail: str, *, retry_after: int) -> None:
@@ -126,16 +138,27 @@ class _ComeBackError(CaliboxError):
         return {"Retry-After": str(self.retry_after)}
 
 
-class OverloadedError(_ComeBackError, ServiceError):
+class OverloadedError(ComeBackError, ServiceError):
     """The queue is full; the request was refused before any work."""
 
     status, code, title = 429, "overloaded", "The server has enough to do"
 
 
-class RateLimitedError(_ComeBackError, ServiceError):
+class RateLimitedError(ComeBackError, ServiceError):
     """A key or an address asks more often than it may."""
 
     status, code, title = 429, "rate_limited", "Too many requests of this caller"
+
+
+class UpgradeRequiredError(ServiceError):
+    """A plain request to an address that only takes WebSockets."""
+
+    status, code, title = 426, "upgrade_required", "This address takes WebSockets"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """To what (RFC 9110, 15.5.22)."""
+        return {"Upgrade": "websocket", "Connection": "Upgrade"}
 
 
 class HeadersTooLargeError(ServiceError):
@@ -155,6 +178,17 @@ class StoppingError(ServiceError):
         return {"Retry-After": "1"}
 
 
+class EngineAwayError(ServiceError):
+    """The process that runs the models ended and is started again."""
+
+    status, code, title = 503, "engine_away", "The models are being started again"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Models usually load within seconds."""
+        return {"Retry-After": "1"}
+
+
 class TooManyConnectionsError(ServiceError):
     """As many connections are open as the server keeps."""
 
@@ -164,6 +198,12 @@ class TooManyConnectionsError(ServiceError):
     def headers(self) -> dict[str, str]:
         """Connections come and go within a second."""
         return {"Retry-After": "1"}
+
+
+class FetchTimeoutError(ServiceError):
+    """The host of an image's address took too long."""
+
+    status, code, title = 504, "fetch_timeout", "The image could not be fetched in time"
 
 
 class DeadlineError(ServiceError):

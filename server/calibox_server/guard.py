@@ -15,8 +15,9 @@ from calibox_server.keys import Keys, read_keys
 from calibox_server.metrics import Metrics
 from calibox_server.options import Options, items
 from calibox_server.pipeline import clock
-from calibox_server.rate import Limiter, Rate
-from calibox_server.records import record_of
+from calibox_server.rate import Limiter, MakeLimiter, Rate, Takes
+from calibox_server.records import Record, record_of
+from calibox_server.rereading import Reread
 from calibox_server.service import Service
 
 OPEN = frozenset({"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
@@ -31,16 +32,19 @@ class Guard:
         keys: of those who may ask; all may where there are none.
         requests, images: how often each caller may, counted per key, or per address where there are no keys.
         now: seconds, monotonic.
+        newest_keys: the keys as they are now, where they may change; there are always some if there were.
     """
 
     def __init__(
         self,
         keys: Keys,
-        requests: Limiter | None = None,
-        images: Limiter | None = None,
+        requests: Takes | None = None,
+        images: Takes | None = None,
         now: Callable[[], float] = clock,
+        newest_keys: Callable[[], Keys] | None = None,
     ) -> None:
         self._keys = keys
+        self._newest_keys = newest_keys or (lambda: keys)
         self._requests = requests
         self._images = images
         self._now = now
@@ -71,16 +75,26 @@ class Guard:
         """
         self._take(self._images, caller, images, "images")
 
+    def bill(self, record: Record, caller: str) -> None:
+        """Lets a request that was let in be charged."""
+        record.caller = caller
+        record.charge, record.charge_more = partial(self.charge, caller), partial(self.charge_more, caller)
+
+    def charge_more(self, caller: str, images: int) -> None:
+        """Counts what an admitted request turns out to cost beside its images; never refused, it delays the next."""
+        if self._images is not None:
+            self._images.take(caller, images, self._now(), owe=True)
+
     def _owner(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         key = shown_key(headers)
         if not key:
             raise UnauthorizedError("this server asks for a key; send it as Authorization: Bearer KEY, or as X-API-Key")
-        owner = self._keys.owner(key)
+        owner = self._newest_keys().owner(key)
         if owner is None:
             raise UnauthorizedError("this key is not known here; ask whoever runs the server for one")
         return owner
 
-    def _take(self, limiter: Limiter | None, caller: str, count: int, what: str) -> None:
+    def _take(self, limiter: Takes | None, caller: str, count: int, what: str) -> None:
         wait = limiter.take(caller, count, self._now()) if limiter is not None else 0.0
         if wait:
             raise RateLimitedError(
@@ -89,20 +103,31 @@ class Guard:
             )
 
 
-def make_guard(settings: Options) -> Guard | None:
+def make_guard(settings: Options, make_limiter: MakeLimiter = Limiter) -> Guard | None:
     """The guard that the settings ask for; None where everybody may ask as often as they like.
+
+    Args:
+        settings: of the server.
+        make_limiter: called for the rate of requests, then for that of images, where they are set.
 
     Raises:
         KeysError: the keys cannot be read.
     """
-    keys = read_keys(settings.api_keys_file, items(settings.api_keys))
+    file = settings.api_keys_file
+    renewed = Reread("keys", [file] if file else [], lambda: read_keys(file, items(settings.api_keys)))
+    keys = renewed.current()
     burst = settings.rate_burst_s
     requests, images = (
-        Limiter(Rate.of(rate, burst)) if rate is not None else None
+        make_limiter(Rate.of(rate, burst)) if rate is not None else None
         for rate in (settings.rate_requests, settings.rate_images)
     )
     asked = bool(keys) or requests is not None or images is not None
-    return Guard(keys, requests, images) if asked else None
+    return Guard(keys, requests, images, newest_keys=renewed.current) if asked else None
+
+
+def is_open(path: str) -> bool:
+    """Whether nobody is asked for a key at this address."""
+    return path in OPEN or path.startswith(OPEN_BELOW)
 
 
 def shown_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -126,7 +151,7 @@ class GuardMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "lifespan" or scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+        if scope["type"] == "lifespan" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         client = scope.get("client")
@@ -139,13 +164,13 @@ class GuardMiddleware:
             await _deny(scope, receive, send, error)
             return
         record = record_of(scope)
-        record.caller, record.charge = caller, partial(self._guard.charge, caller)
+        self._guard.bill(record, caller)
         await self._app(scope, receive, send)
 
 
 def add_guard(app: FastAPI, service: Service) -> Guard | None:
     """Adds the guard, if the settings ask for one; it is returned for what is not HTTP."""
-    guard = make_guard(service.settings)
+    guard = make_guard(service.settings, service.make_limiter)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard, metrics=service.metrics)
     return guard

@@ -24,12 +24,17 @@ class BrokenModel:
     reason: str
 
 
+def _nobody() -> None:
+    """Where nobody wants to know."""
+
+
 @dataclass(slots=True)
 class Models:
     """What is served and what is not. Read and changed on the event loop alone."""
 
     ready: dict[str, dict[str, Pipeline]] = field(default_factory=dict)
     broken: list[BrokenModel] = field(default_factory=list)
+    on_change: Callable[[], None] = field(default=_nobody)  # called after every change of these
 
     def __iter__(self) -> Iterator[Pipeline]:
         """Every pipeline, by name, the highest version first."""
@@ -71,6 +76,7 @@ class Models:
         old = versions.get(manifest.version)
         versions[manifest.version] = pipeline
         self.forgive(manifest.name, manifest.version)
+        self.on_change()
         return old
 
     def drop(self, name: str, version: str) -> Pipeline:
@@ -78,12 +84,14 @@ class Models:
         pipeline = self.ready[name].pop(version)
         if not self.ready[name]:
             del self.ready[name]
+        self.on_change()
         return pipeline
 
     def blame(self, broken: BrokenModel) -> None:
         """Notes why a version is not served."""
         self.forgive(broken.name, broken.version)
         self.broken.append(broken)
+        self.on_change()
 
     def forgive(self, name: str, version: str) -> None:
         """Forgets that a version was broken."""

@@ -1,6 +1,6 @@
 """ONNX Runtime: one session whose runs proceed side by side, each in its caller's thread."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,7 @@ from calibox_core.cpu import INT8_PRODUCTS, has_int8_products
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.errors import BundleError
 from calibox_core.manifest import Manifest
-from calibox_server.engine import EngineInput, EngineOutput, example_batch
+from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput, example_batch
 from calibox_server.onnxruntime_provider import ProviderName, bucket_sizes, check_placed, placement
 
 _Signature = Mapping[str, tuple[str, tuple[int | None, ...]]]
@@ -66,9 +66,12 @@ class OnnxRuntimeEngine:
             {o.name: _signature(o) for o in self._session.get_outputs()},
             bundle.manifest,
         )
+        there = {output.name for output in self._session.get_outputs()}
+        self.tells_candidates = there.issuperset(CandidateOutput._fields)
         precision = bundle.manifest.precision if built is None else built.record.precision
         shown = "" if precision == "fp32" else f" {precision}"
         self.name = f"onnxruntime {ort.__version__}{shown} ({place.title})"
+        self.on_cpu = not place.buckets
         self.max_batch = place.max_batch
         self.instances = self.in_flight = instances
         self._buckets = bucket_sizes(self.max_batch) if place.buckets else ()
@@ -77,12 +80,20 @@ class OnnxRuntimeEngine:
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Detections of one batch."""
+        return EngineOutput(*self._fetch(batch, EngineOutput._fields))
+
+    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
+        """Detections of one batch, and what was there before suppression."""
+        found = self._fetch(batch, (*EngineOutput._fields, *CandidateOutput._fields))
+        own = len(EngineOutput._fields)
+        return EngineOutput(*found[:own]), CandidateOutput(*found[own:])
+
+    def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
         count = len(batch.images)
         feeds = {field.name: getattr(batch, field.name) for field in fields(batch)}
         if count not in self._buckets and self._buckets:
             feeds = _filled_up(feeds, next(size for size in self._buckets if size > count))
-        found = self._session.run(EngineOutput._fields, feeds)
-        return EngineOutput(*(array[:count] for array in found))
+        return [array[:count] for array in self._session.run(names, feeds)]
 
 
 def _filled_up(feeds: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:

@@ -52,6 +52,7 @@ class OpenVinoEngine:
         for _ in range(instances):
             self._requests.put(compiled.create_infer_request())
         self.name = f"openvino {version} {built.record.precision} (CPU)"
+        self.on_cpu = True
         self.instances = self.in_flight = instances
 
     def run(self, batch: EngineInput) -> EngineOutput:

@@ -31,8 +31,8 @@ def items(text: str) -> tuple[str, ...]:
     return tuple(part for part in map(str.strip, text.split(",")) if part)
 
 
-class Options(BaseModel):
-    """The fields of `Settings`. A field with ``repr=False`` is secret and never shown."""
+class RequestOptions(BaseModel):
+    """Where the server is reached, and what it takes from a request. The first half of `Options`."""
 
     config: Path | None = Field(
         default=None,
@@ -51,6 +51,13 @@ class Options(BaseModel):
         le=65535,
         description="Port for the Open Inference Protocol over gRPC; 0 takes a free one. Default: no gRPC. Needs the "
         "extra `grpc`.",
+    )
+    http_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that speak HTTP and decode, in front of one that runs the models; 1 is a single process "
+        "that does all. For when one Python process is the limit; Linux.",
     )
     stream_frames: int = Field(
         default=2,
@@ -95,6 +102,24 @@ class Options(BaseModel):
     max_tiles: int = Field(
         default=128, ge=1, description="Most parts, the whole included, that one image may be cut into on request."
     )
+    fetch_hosts: CommaList = Field(
+        default="",
+        description="Hosts that images may be fetched from where a request names an address, comma-separated: "
+        "images.example.com, *.example.com for all below it, with http:// or :port where it must be. Default: none.",
+    )
+    fetch_max_bytes: int = Field(default=20 * 2**20, ge=1, description="Longest image that is fetched, in bytes.")
+    fetch_timeout_s: float = Field(
+        default=5.0, gt=0, description="Seconds that fetching one image may take, with every redirect."
+    )
+    fetch_redirects: int = Field(default=3, ge=0, le=20, description="Most redirects of one address.")
+    fetch_at_once: int = Field(
+        default=8, ge=1, le=1024, description="Images that are fetched at once; further ones wait for their turn."
+    )
+
+
+class Options(RequestOptions):
+    """The fields of `Settings`. A field with ``repr=False`` is secret and never shown."""
+
     versions: CommaList = Field(
         default="all",
         description="Which versions of each model are served: all, latest, latest:N, or numbers such as 3,5.",
@@ -142,9 +167,12 @@ class Options(BaseModel):
         description="Runs of the engine side by side. Default: cores / intra_op_threads; on a GPU one.",
     )
     tune: bool = Field(
-        default=False,
-        description="At the first start of a model, measure how many runs side by side, threads in each and images per "
-        "batch are quickest, where these are not set; some seconds per model, kept for later starts.",
+        default=True,
+        description="At the first start of a model on the CPU, measure how many runs side by side, threads in each and "
+        "images per batch are quickest, where these are not set; kept for later starts.",
+    )
+    tune_s: float = Field(
+        default=3.0, gt=0, le=3600, description="Most seconds that one start spends on that, all models together."
     )
     intra_op_threads: int = Field(default=1, ge=1, le=1024, description="Threads inside one run of the CPU engine.")
     decode_threads: int | None = Field(

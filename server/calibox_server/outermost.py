@@ -22,7 +22,7 @@ log = structlog.get_logger()
 CLIENT_CLOSED = 499  # nginx's number for a caller that left; nobody receives it, it only marks the end
 CLIENT_CLOSED_CODE = "client_closed"
 _FIRST_ERROR = 400
-_OPEN_INFERENCE = "/v2/"  # what lies below speaks a protocol that has its own form of errors
+OPEN_INFERENCE = "/v2/"  # what lies below speaks a protocol that has its own form of errors
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -112,7 +112,7 @@ def error_response(error: ServiceError, scope: Scope) -> Response:
     """
     record = record_of(scope)
     note_error(error, record)
-    if scope["path"].startswith(_OPEN_INFERENCE):
+    if scope["path"].startswith(OPEN_INFERENCE):
         return Response(orjson.dumps({"error": str(error)}), error.status, error.headers, "application/json")
     document = orjson.dumps(errors.problem(error, record.request_id, record.trace_id))
     return Response(document, error.status, error.headers, "application/problem+json")

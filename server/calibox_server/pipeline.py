@@ -1,31 +1,30 @@
 """One model's path from encoded images to detections: decode, letterbox, batch, run, un-letterbox."""
 
-import asyncio
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
-from calibox_server.background import in_pool
-from calibox_server.batcher import Batcher, Submit
+from calibox_server.background import in_pool, together
 from calibox_server.decoding import decode_into
-from calibox_server.engine import Engine, EngineOutput
-from calibox_server.engine_runner import EngineRunner, RawDetections, Work, clock, stack, unpadded
-from calibox_server.errors import DeadlineError, ServiceError
+from calibox_server.door import Submit
+from calibox_server.engine import EngineFacts, EngineOutput
+from calibox_server.engine_runner import RawDetections, Work, clock, stack, unpadded
+from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
-from calibox_server.queue import Policy, Priority
+from calibox_server.queue import Priority
 from calibox_server.requests import ImagePart
-from calibox_server.slots import Slot, SlotPool
+from calibox_server.slots import Slot, Slots
 from calibox_server.tiler import Tiler
 from calibox_server.tiles import Seen, Tiling, View
 
@@ -65,6 +64,33 @@ class StageTimes:
     batch: int = 1  # the most images that ran together with one of the request's
 
 
+class Line(Protocol):
+    """Where decoded images wait for the engine: in this process, or in front of another."""
+
+    @property
+    def slots(self) -> Slots:
+        """Where images are put for it."""
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait."""
+
+    def admit(
+        self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False
+    ) -> AbstractContextManager[Submit[Work, RawDetections]]:
+        """As `Door.admit`."""
+
+    def check(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> None:
+        """As `Door.check`."""
+
+    async def close(self, timeout: float) -> bool:
+        """Finishes what was admitted, at most for ``timeout`` seconds. Returns whether everything ended in time."""
+
+
+def free(_: int) -> None:
+    """What costs nothing, as where no rate is set."""
+
+
 class Pipeline:
     """Serves one model.
 
@@ -73,59 +99,41 @@ class Pipeline:
 
     Args:
         manifest, engine: the model, already warmed up.
-        policy, queue_size, reserved: of its batcher.
+        line: where its images wait for the engine; closed with the pipeline.
         decoders: threads shared by all models.
         max_pixels: of one image.
         max_tiles: that one image may be cut into.
+        places: for the tiles of one request.
         metrics: of this model.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        engine: Engine,
+        engine: EngineFacts,
+        line: Line,
         *,
-        policy: Policy,
-        queue_size: int,
-        reserved: int = 0,
         decoders: Executor,
         max_pixels: int,
         max_tiles: int = 1,
+        places: int = 1,
         metrics: ModelMetrics,
     ) -> None:
         self.manifest = manifest
         self.engine = engine
+        self.line = line
         self._max_pixels = max_pixels
         self._metrics = metrics
         self._decoders = decoders
-        self._runner = EngineRunner(engine, metrics, manifest.name)
-        size = manifest.input
-        # Free slots that are worth keeping: what the engine holds, and as much again on its way there.
-        slots = SlotPool(height=size.height, width=size.width, keep=2 * engine.in_flight * policy.max_batch)
-        self._slots = slots
-        self._tiler = Tiler(
-            manifest,
-            slots,
-            decoders,
-            max_pixels=max_pixels,
-            max_tiles=max_tiles,
-            places=max(1, queue_size - reserved),
-        )
-        self._batcher: Batcher[Work, RawDetections] = Batcher(
-            self._runner.run,
-            policy,
-            queue_size=queue_size,
-            reserved=reserved,
-            release=lambda work: slots.give(work.slot),
-            clock=clock,
-        )
-        watched = weakref.ref(self._batcher)  # metrics outlive a model that is unloaded
-        metrics.watch_queue(lambda: batcher.waiting if (batcher := watched()) else 0)
+        self._slots = line.slots
+        self._tiler = Tiler(manifest, line.slots, decoders, max_pixels=max_pixels, max_tiles=max_tiles, places=places)
+        watched = weakref.ref(line)  # metrics outlive a model that is unloaded
+        metrics.watch_queue(lambda: alive.waiting if (alive := watched()) else 0)
 
     @property
     def waiting(self) -> int:
         """Images that are decoded and wait for the engine."""
-        return self._batcher.waiting
+        return self.line.waiting
 
     def admit(
         self, images: int, priority: Priority = Priority.NORMAL
@@ -136,11 +144,11 @@ class Pipeline:
             OverloadedError: not so many are free.
             StoppingError: the server is stopping, or the model was replaced or unloaded.
         """
-        return self._batcher.admit(images, priority=priority)
+        return self.line.admit(images, priority=priority)
 
     def check_room(self, priority: Priority = Priority.NORMAL) -> None:
         """Raises what `admit` would raise for one image."""
-        self._batcher.check(1, priority=priority)
+        self.line.check(1, priority=priority)
 
     async def detect(
         self,
@@ -149,6 +157,7 @@ class Pipeline:
         parameters: Parameters,
         *,
         deadline: float,
+        charge: Callable[[int], None] = free,
     ) -> tuple[list[ImageDetections], StageTimes]:
         """Detections of every image, or the error of the first image that cannot be read.
 
@@ -157,12 +166,13 @@ class Pipeline:
             images: as they were sent; all are decoded before the engine sees the first.
             parameters: the same for all images of the request, but for the steps of a refinement.
             deadline: on `clock`.
+            charge: called with the number of tiles beside the images themselves, before they are cut.
 
         Raises:
-            ServiceError: as `decode_into` and `Batcher` say.
+            ServiceError: as `decode_into` and `Submit` say.
         """
         if parameters.tiling is not None:
-            return await self._detect_in_tiles(images, parameters, parameters.tiling, deadline=deadline)
+            return await self._detect_in_tiles(images, parameters, parameters.tiling, deadline, charge)
         started = clock()
         placed = await self._decode_all(images, deadline)
         decoded = clock()
@@ -175,19 +185,25 @@ class Pipeline:
         return found, _times(decoded - started, raw)
 
     async def _detect_in_tiles(
-        self, images: Sequence[ImagePart], parameters: Parameters, tiling: Tiling, *, deadline: float
+        self,
+        images: Sequence[ImagePart],
+        parameters: Parameters,
+        tiling: Tiling,
+        deadline: float,
+        charge: Callable[[int], None],
     ) -> tuple[list[ImageDetections], StageTimes]:
         """`detect` of images whose tiles share the batches; each tile takes a place in the queue, as an image does."""
         started = clock()
         views = await self._tiler.plan(images, tiling)
         more = sum(map(len, views)) - len(images)  # the images themselves have their places
-        with self._batcher.admit(more, priority=parameters.priority, more=True) as submit:
+        charge(more)
+        with self.line.admit(more, priority=parameters.priority, more=True) as submit:
             tiles = await self._tiler.cut(images, views, deadline=deadline)
             decoded = clock()
             steps = (s for s, of_image in zip(parameters.refine_steps, tiles, strict=True) for _ in of_image)
             flat = zip(chain.from_iterable(tiles), steps, strict=True)
             work = [Work(tile.slot, parameters, asked, decoded) for tile, asked in flat]
-            raw = await _all([submit(one, deadline=deadline, priority=parameters.priority) for one in work])
+            raw = await together([submit(one, deadline=deadline, priority=parameters.priority) for one in work])
         rows = iter(raw)
         by_image = [[r.rows for r in islice(rows, len(of_image))] for of_image in tiles]
         joined = await self._tiler.join(tiles, by_image, parameters)
@@ -208,16 +224,15 @@ class Pipeline:
             deadline: on `clock`.
 
         Raises:
-            ServiceError: as `Batcher` says.
+            ServiceError: as `Submit` says.
         """
-        raw = await _all([submit(one, deadline=deadline, priority=one.parameters.priority) for one in work])
+        raw = await together([submit(one, deadline=deadline, priority=one.parameters.priority) for one in work])
         self._metrics.images.inc(len(raw))
         return raw
 
     async def close(self, timeout: float) -> None:
         """Finishes what was admitted, at most for ``timeout`` seconds, and closes the engine."""
-        finished = await self._batcher.close(timeout)
-        await self._runner.close(idle=finished)
+        await self.line.close(timeout)
 
     async def _decode_all(self, images: Sequence[ImagePart], deadline: float) -> list[tuple[Slot, Letterbox]]:
         return await in_pool(
@@ -237,18 +252,6 @@ class Pipeline:
         except BaseException:
             self._slots.give(slot)
             raise
-
-
-async def _all(jobs: list[Coroutine[Any, Any, RawDetections]]) -> list[RawDetections]:
-    """Every result in order, or the first error; then the other jobs are cancelled."""
-    if len(jobs) == 1:
-        return [await jobs[0]]
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job) for job in jobs]
-    except* ServiceError as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _times(decode: float, raw: Sequence[RawDetections]) -> StageTimes:

@@ -2,7 +2,9 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 MOST_CALLERS = 10_000  # buckets that are remembered: about 2 MB; who was quiet longest is forgotten first
 
@@ -20,10 +22,39 @@ class Rate:
         return cls(per_second, max(1.0, per_second * burst_s))
 
 
+class Takes(Protocol):
+    """A limit on callers."""
+
+    def take(self, caller: str, count: int, now: float, *, owe: bool = False) -> float:
+        """As `Limiter.take`."""
+
+
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
+    """What one caller may still take."""
+
     tokens: float
     filled: float  # when `tokens` was right
+
+    def fill(self, rate: Rate, now: float) -> None:
+        """Adds what came since it was filled last."""
+        grown = self.tokens + (now - self.filled) * rate.per_second
+        self.tokens, self.filled = min(rate.burst, grown), now
+
+    def take(self, rate: Rate, count: int, *, owe: bool = False) -> float:
+        """Takes ``count`` tokens, or none of them.
+
+        More than the burst may be taken from a full bucket, and anything at any time by who may ``owe`` it; it is then
+        in debt, so that the long run holds.
+
+        Returns: 0 when they were taken, otherwise the seconds until they could be.
+        """
+        wanted = min(count, rate.burst)
+        if owe or self.tokens >= wanted:
+            self.tokens -= count
+            return 0.0
+        # Never 0: what is missing may round away beside a large time.
+        return max((wanted - self.tokens) / rate.per_second, math.ulp(1.0))
 
 
 class Limiter:
@@ -37,34 +68,25 @@ class Limiter:
     def __init__(self, rate: Rate, most: int = MOST_CALLERS) -> None:
         self._rate = rate
         self._most = most
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, caller: str, count: int, now: float) -> float:
-        """Takes ``count`` tokens, or none of them.
+    def take(self, caller: str, count: int, now: float, *, owe: bool = False) -> float:
+        """Takes ``count`` tokens of a caller, as `Bucket.take`."""
+        return self._bucket(caller, now).take(self._rate, count, owe=owe)
 
-        More than the burst may be taken from a full bucket; it is then in debt, so that the long run holds.
-
-        Returns: 0 when they were taken, otherwise the seconds until they could be.
-        """
-        bucket = self._bucket(caller, now)
-        wanted = min(count, self._rate.burst)
-        if bucket.tokens >= wanted:
-            bucket.tokens -= count
-            return 0.0
-        # Never 0: what is missing may round away beside a large time.
-        return max((wanted - bucket.tokens) / self._rate.per_second, math.ulp(1.0))
-
-    def _bucket(self, caller: str, now: float) -> _Bucket:
+    def _bucket(self, caller: str, now: float) -> Bucket:
         bucket = self._buckets.get(caller)
         if bucket is None:
-            bucket = self._buckets[caller] = _Bucket(self._rate.burst, now)
+            bucket = self._buckets[caller] = Bucket(self._rate.burst, now)
             if len(self._buckets) > self._most:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(caller)
-            grown = bucket.tokens + (now - bucket.filled) * self._rate.per_second
-            bucket.tokens, bucket.filled = min(self._rate.burst, grown), now
+            bucket.fill(self._rate, now)
         return bucket
+
+
+MakeLimiter = Callable[[Rate], Takes]

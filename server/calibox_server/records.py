@@ -6,13 +6,9 @@ from typing import Any
 
 from starlette.types import Scope
 
-from calibox_server.pipeline import clock
+from calibox_server.pipeline import clock, free
 
 KEY = "record"
-
-
-def _free(_: int) -> None:
-    """Images cost nothing where no rate is set."""
 
 
 @dataclass(slots=True)
@@ -22,7 +18,8 @@ class Record:
     request_id: str
     trace_id: str = ""  # 32 hex digits, where the caller or a tracer named one
     caller: str = ""  # name of the key; empty where keys are not asked for
-    charge: Callable[[int], None] = _free  # called with the number of images; may raise RateLimitedError
+    charge: Callable[[int], None] = free  # called with the number of images; may raise RateLimitedError
+    charge_more: Callable[[int], None] = free  # called with the number of tiles beside the images; never raises
     started: float = field(default_factory=clock)
     status: int = 0  # 0 until the answer starts
     code: str = ""  # of the error; empty until the answer starts, "ok" where there is none

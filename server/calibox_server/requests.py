@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,9 @@ from calibox_server.json_limits import parse_json
 from calibox_server.parameters import Given
 
 MAX_FIELD_BYTES = 64 * 1024  # of one form field that is no file: the longest parameter is a list of class names
+# What a JSON body brings its images as, and what it is; those of many are lists.
+_SOURCES = {"image": "base64", "images": "base64 strings", "url": "an address", "urls": "addresses"}
+_LISTS = frozenset({"images", "urls"})
 MAX_FIELDS = 64  # several times the number of parameters
 
 
@@ -34,6 +37,12 @@ class DetectRequest:
 
     images: list[ImagePart]
     given: Given
+    urls: Sequence[tuple[int, str]] = ()  # places in `images` that have no bytes yet, and where those are to be fetched
+
+    @property
+    def cost(self) -> int:
+        """What it counts as among images per second; fetching one counts as much as looking at it."""
+        return len(self.images) + len(self.urls)
 
 
 async def read_request(
@@ -120,6 +129,11 @@ class _InMemoryParser(MultiPartParser):
     # The body's limit already bounds memory; the parser would write larger files to disk from another thread.
     spool_max_size = 2**62
 
+    def close(self) -> None:
+        """Closes every file, those of parts that never ended too."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def _read_multipart(
     request: Request, body: AsyncGenerator[bytes, None], given: dict[str, list[Any]], max_images: int
@@ -132,18 +146,24 @@ async def _read_multipart(
     except MultiPartException as error:
         raise MalformedRequestError(f"the multipart body cannot be read: {error.message}") from error
     images: list[ImagePart] = []
+    urls: list[tuple[int, str]] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             file_name = f" ({value.filename[:80]})" if value.filename else ""
             images.append(ImagePart(value.file.read(), f"image {len(images)}{file_name}"))
-            value.file.close()
+        elif name == "url":
+            urls.append((len(images), value))
+            images.append(_without_bytes(len(images)))
         else:
             given.setdefault(name, []).append(value)
-    return _checked(images, given, "a multipart body needs at least one file, such as curl -F file=@x.jpg")
+    parser.close()
+    _check_count(len(images), max_images)
+    if_none = "a multipart body needs at least one file, such as curl -F file=@x.jpg"
+    return _checked(DetectRequest(images, given, urls), if_none)
 
 
 def read_json(body: bytes, given: dict[str, list[Any]], max_images: int) -> DetectRequest:
-    """``{"image": base64}`` or ``{"images": [base64, ...]}``; every other key is a parameter.
+    """``{"image": base64}``, ``{"images": [...]}``, or addresses in ``url`` or ``urls``; others are parameters.
 
     Raises:
         MalformedRequestError: not such a document; the text says where.
@@ -152,32 +172,54 @@ def read_json(body: bytes, given: dict[str, list[Any]], max_images: int) -> Dete
     document = parse_json(body)
     if not isinstance(document, dict):
         raise MalformedRequestError('the JSON body must be an object with "image" or "images"')
-    if ("image" in document) == ("images" in document):
-        raise MalformedRequestError('the JSON body needs either "image" (base64) or "images" (a list of base64)')
-    encoded = document.pop("images") if "images" in document else [document.pop("image")]
-    if not isinstance(encoded, list):
-        raise MalformedRequestError('"images" must be a list of base64 strings')
-    if len(encoded) > max_images:
-        raise MalformedRequestError(f"{len(encoded)} images in one request; this server takes at most {max_images}")
-    images = [ImagePart(_from_base64(text, i), f"image {i}") for i, text in enumerate(encoded)]
+    named = [name for name in _SOURCES if name in document]
+    if len(named) != 1:
+        raise MalformedRequestError(
+            'the JSON body needs either "image" (base64), "images" (a list of base64), "url" or "urls", and one of '
+            f"them only; it has {' and '.join(named) or 'none'}"
+        )
+    source = document.pop(named[0])
+    sent = source if named[0] in _LISTS else [source]
+    if not isinstance(sent, list):
+        raise MalformedRequestError(f'"{named[0]}" must be a list of {_SOURCES[named[0]]}')
+    _check_count(len(sent), max_images)
     for name, value in document.items():
         given.setdefault(name, []).extend(value if isinstance(value, list) else [value])
-    return _checked(images, given, '"images" is empty; send at least one image')
+    if_none = f'"{named[0]}" is empty; send at least one image'
+    if "url" in named[0]:
+        urls = [(i, _text(url, i, "an address")) for i, url in enumerate(sent)]
+        return _checked(DetectRequest([_without_bytes(i) for i, _ in urls], given, urls), if_none)
+    images = [ImagePart(_from_base64(text, i), f"image {i}") for i, text in enumerate(sent)]
+    return _checked(DetectRequest(images, given), if_none)
+
+
+def _check_count(images: int, max_images: int) -> None:
+    if images > max_images:
+        raise MalformedRequestError(f"{images} images in one request; this server takes at most {max_images}")
+
+
+def _without_bytes(place: int) -> ImagePart:
+    return ImagePart(b"", f"image {place}")
 
 
 def _from_base64(text: object, index: int) -> bytes:
-    if not isinstance(text, str):
-        raise MalformedRequestError(f"image {index} must be a base64 string, got {type(text).__name__}")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(_text(text, index, "a base64 string"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedRequestError(f"image {index} is not valid base64: {error}") from error
 
 
-def _checked(images: list[ImagePart], given: Given, if_none: str) -> DetectRequest:
-    if not images:
+def _text(value: object, index: int, what: str) -> str:
+    if not isinstance(value, str):
+        raise MalformedRequestError(f"image {index} must be {what}, got {type(value).__name__}")
+    return value
+
+
+def _checked(asked: DetectRequest, if_none: str) -> DetectRequest:
+    if not asked.images:
         raise MalformedRequestError(if_none)
-    for image in images:
-        if not image.data:
+    to_fetch = {place for place, _ in asked.urls}
+    for place, image in enumerate(asked.images):
+        if not image.data and place not in to_fetch:
             raise MalformedRequestError(f"{image.label} is empty")
-    return DetectRequest(images, given)
+    return asked

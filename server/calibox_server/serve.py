@@ -1,33 +1,30 @@
-"""Runs the service under uvicorn: socket, signals, logs, and what is printed when it is ready."""
+"""Runs the service under uvicorn, and how it starts and stops."""
 
 import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from calibox_core.errors import CaliboxError
 from calibox_server.app import build_app
 from calibox_server.connections import Connection, Limits, Sweeper
+from calibox_server.fetch.fetcher import make_fetcher
+from calibox_server.greeting import welcome
 from calibox_server.guard import make_guard
-from calibox_server.options import ENV_PREFIX, items
-from calibox_server.page.examples import find_example
+from calibox_server.listener import BACKLOG, bind
+from calibox_server.logs import configure_logs, log_settings
+from calibox_server.options import items
 from calibox_server.service import Service
 from calibox_server.settings import Settings
-from calibox_server.tls import make_context
-
-log = structlog.get_logger()
+from calibox_server.tls import make_context, make_renewed_context
 
 LOOK_S = 0.1  # how often a stopping server looks whether it was told again
-BACKLOG = 2048  # connections that the kernel holds while the event loop is busy
 
 
 class Server(uvicorn.Server):
@@ -67,8 +64,12 @@ class Server(uvicorn.Server):
         pending = set(self.server_state.tasks)
         while pending and self._service.drain_left and not self.force_exit:  # a second Ctrl+C waits for nobody
             _, pending = await asyncio.wait(pending, timeout=min(LOOK_S, self._service.drain_left))
+        await self.drained()
         self.config.timeout_graceful_shutdown = self._service.drain_left  # type: ignore[assignment]
         await super().shutdown(sockets)
+
+    async def drained(self) -> None:
+        """Everything in flight was answered, or the time is over. One server alone has nothing to wait for."""
 
 
 def make_server(app: FastAPI, service: Service, ready: Callable[[int], None]) -> Server:
@@ -77,11 +78,20 @@ def make_server(app: FastAPI, service: Service, ready: Callable[[int], None]) ->
     Raises:
         TlsError: the certificate cannot be used.
     """
+    return Server(make_config(app, service), service, ready)
+
+
+def make_config(app: FastAPI, service: Service) -> uvicorn.Config:
+    """What uvicorn is told.
+
+    Raises:
+        TlsError: the certificate cannot be used.
+    """
     settings = service.settings
-    context = make_context(settings)
+    context = make_renewed_context(settings)
     proxies = items(settings.trusted_proxies)
     tls: dict[str, Any] = {} if context is None else {"ssl_context_factory": lambda *_: context}
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=partial(Connection, Limits.of(settings), service.metrics.refused),  # type: ignore[arg-type]
         proxy_headers=bool(proxies),
@@ -99,31 +109,6 @@ def make_server(app: FastAPI, service: Service, ready: Callable[[int], None]) ->
         timeout_graceful_shutdown=settings.drain_s,
         **tls,
     )
-    return Server(config, service, ready)
-
-
-def bind(host: str, port: int, option: str = "port") -> socket.socket:
-    """A bound socket that does not listen yet; ``option`` is the setting that chose the port.
-
-    Raises:
-        CaliboxError: the address cannot be used; the text says what to do.
-    """
-    listener = None
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for old connections
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise CaliboxError(
-            f"cannot listen on {host} port {port} ({error.strerror}); choose another port with "
-            f"--{option.replace('_', '-')} or {ENV_PREFIX}{option.upper()}, or another address with --host or "
-            f"{ENV_PREFIX}HOST"
-        ) from error
-    return listener
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -139,6 +124,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     configure_logs(settings)
     make_context(settings)  # what is wrong with certificates and keys is said before models are loaded
     make_guard(settings)
+    make_fetcher(settings)
     with bind(settings.host, settings.port) as listener:
         if settings.grpc_port is not None:
             bind(settings.host, settings.grpc_port, "grpc_port").close()  # gRPC binds itself, once models are loaded
@@ -154,56 +140,3 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
         server.run(sockets=[listener])
-
-
-def welcome(service: Service, host: str, port: int) -> str:
-    """What is printed when the server is ready."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    scheme = "https" if service.settings.tls_certificate else "http"
-    url = f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
-    names = ", ".join(f"{p.manifest.name}/{p.manifest.version}" for p in service.models)
-    engine = next(iter(service.models)).engine
-    page = f"\n  look at it:    {url}/" if service.settings.page else ""
-    return (
-        f"calibox serves {names} with {engine.name}, {engine.instances} at a time\n"
-        f"  documentation: {url}/docs\n"
-        f"  try it:        curl -F file=@{picture_to_try(service)} {url}/v1/detect{page}"
-    )
-
-
-def picture_to_try(service: Service) -> str:
-    """The example of the first model's bundle; a name that explains itself where it has none."""
-    first = next(iter(service.models)).manifest
-    return str(find_example(service.settings.models, first) or "photo.jpg")
-
-
-def log_settings(settings: Settings) -> None:
-    """A line for each place that settings come from; secrets are stars."""
-    shown = settings.shown()
-    for source in ("default", "file", "environment", "option"):  # what somebody decided stands last
-        if source in shown:
-            log.info("settings", source=source, **shown[source])
-
-
-def configure_logs(settings: Settings) -> None:
-    """Structured lines on stderr; uvicorn's own warnings go there too."""
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    json = settings.log_format == "json"
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-    ]
-    last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-        if json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    )
-    structlog.configure(
-        processors=shared + last,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    # The connection says itself what was wrong, and with which code.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in str(record.msg))
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed body is its sender's to know

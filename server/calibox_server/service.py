@@ -5,24 +5,30 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.requests import Request
 
 from calibox_core.manifest import Manifest
 from calibox_server.answers import detections_json
 from calibox_server.decoding import prepare_decoders
-from calibox_server.engine import Engine
+from calibox_server.door import Held
+from calibox_server.engine import Engine, EngineFacts
 from calibox_server.engine_choice import EngineOpener
-from calibox_server.errors import OverloadedError, StoppingError
+from calibox_server.engine_line import EngineLine
+from calibox_server.errors import EngineAwayError, OverloadedError, StoppingError
+from calibox_server.fetch.fetcher import Fetcher, make_fetcher
 from calibox_server.memory import MemoryMeter
-from calibox_server.metrics import Metrics
+from calibox_server.metrics import Metrics, ModelMetrics
 from calibox_server.models import Models, OpenEngine
-from calibox_server.parameters import read_parameters, read_target
-from calibox_server.pipeline import Pipeline, StageTimes, clock
+from calibox_server.parameters import Parameters, read_parameters, read_target
+from calibox_server.pipeline import Line, Pipeline, StageTimes, clock, free
 from calibox_server.queue import Policy, Priority
+from calibox_server.rate import Limiter, MakeLimiter
 from calibox_server.repository import Repository
 from calibox_server.requests import DetectRequest, read_request
 from calibox_server.settings import Settings
+from calibox_server.shelf import Change
 from calibox_server.tuning import TunedOpener
 from calibox_server.versions import VersionPolicy
 
@@ -37,6 +43,25 @@ class Answer:
     batch: int  # the most images that ran together with one of the request's
 
 
+class Changes(Protocol):
+    """Whoever changes the models; as `Repository`, which is one."""
+
+    async def load(self, name: str, version: str | None = None, *, again: bool = False) -> Change:
+        """As `Repository.load`."""
+
+    async def unload(self, name: str, version: str | None = None) -> Change:
+        """As `Repository.unload`."""
+
+    def index(self) -> list[dict[str, str]]:
+        """As `Repository.index`."""
+
+    async def watch(self, seconds: float) -> None:
+        """As `Repository.watch`."""
+
+    async def close(self, timeout: float) -> None:
+        """As `Repository.close`."""
+
+
 @dataclass(slots=True)
 class Service:
     """What `build_app` puts behind HTTP."""
@@ -45,18 +70,27 @@ class Service:
     models: Models
     metrics: Metrics
     decoders: ThreadPoolExecutor
-    repository: Repository  # changes `models`
+    repository: Changes  # changes `models`
+    make_limiter: MakeLimiter = field(default=Limiter)  # keeps the rates of callers
+    engine_is_there: bool = field(default=True)  # false while its process is started again
     stopping: bool = field(default=False)
     drained_by: float = field(default=math.inf)  # on the pipeline's clock; known once it is stopped
     watch: asyncio.Task[None] | None = field(default=None)  # looks at the folder, where the settings ask for it
+    fetcher: Fetcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fetcher = make_fetcher(self.settings)
 
     @classmethod
-    def load(cls, settings: Settings, open_engine: OpenEngine | None = None) -> "Service":
+    def load(
+        cls, settings: Settings, open_engine: OpenEngine | None = None, make_held: Callable[[], Held] = Held
+    ) -> "Service":
         """Loads and warms up every model; blocks.
 
         Args:
             settings: of the server.
             open_engine: makes an engine of a bundle; as the settings ask when None.
+            make_held: counts the places of one model.
 
         Raises:
             BundleError: no model could be loaded.
@@ -75,17 +109,16 @@ class Service:
                 instances=engine.instances,
                 in_flight=engine.in_flight,
             )
-            pipeline = Pipeline(
+            line = EngineLine(
                 manifest,
                 engine,
                 policy=policy,
                 queue_size=settings.queue_size,
                 reserved=settings.reserved_places,
-                decoders=decoders,
-                max_pixels=settings.max_pixels,
-                max_tiles=settings.max_tiles,
                 metrics=counted,
+                held=make_held(),
             )
+            pipeline = pipeline_for(settings, manifest, engine, line, decoders, counted)
             counted.watch_memory(pipeline, grown)
             return pipeline
 
@@ -98,6 +131,22 @@ class Service:
         """Starts what runs beside requests; called on the event loop."""
         if self.settings.watch_s is not None:
             self.watch = asyncio.create_task(self.repository.watch(self.settings.watch_s))
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.engine_is_there and not self.stopping
+
+    def check_ready(self) -> None:
+        """Raises StoppingError or EngineAwayError unless `ready`."""
+        if self.stopping:
+            raise StoppingError("the server is stopping; send requests elsewhere")
+        if not self.engine_is_there:
+            raise EngineAwayError("the process that runs the models is started again; requests wait for it")
+
+    async def exposition(self) -> bytes:
+        """The text of the metrics."""
+        return await asyncio.to_thread(self.metrics.exposition)  # many classes: tens of milliseconds
 
     @property
     def max_images(self) -> int:
@@ -119,28 +168,43 @@ class Service:
             in_thread=self._in_thread,
         )
 
-    async def answer(self, asked: DetectRequest, started: float) -> Answer:
-        """Answers a request that was read; ``started`` is when it came, on the pipeline's clock.
+    async def answer(self, asked: DetectRequest, started: float, charge: Callable[[int], None] = free) -> Answer:
+        """Answers a request that was read.
+
+        Args:
+            asked: what was read.
+            started: when it came, on the pipeline's clock.
+            charge: as `Pipeline.detect` takes it.
 
         Raises:
             ServiceError: any of the tree.
         """
-        pipeline = self.models.find(*read_target(asked.given))
-        parameters = read_parameters(
-            asked.given,
-            pipeline.manifest,
-            default_timeout_ms=self.settings.timeout_ms,
-            images=len(asked.images),
-        )
-        deadline = clock() + parameters.timeout_ms / 1e3
+        read, fetched = clock(), 0.0
+        pipeline, parameters = self._target(asked)  # whatever is wrong with it is said before anything is fetched
+        if asked.urls:
+            asked = await self.fetcher.fetch_into(
+                asked, max_bytes=self.settings.max_bytes, seconds=parameters.timeout_ms / 1e3
+            )
+            fetched = clock() - read
+            pipeline, parameters = self._target(asked)  # the model may have been replaced
+        deadline = read + parameters.timeout_ms / 1e3
         with pipeline.admit(len(asked.images), parameters.priority) as submit:
-            found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline)
-        seconds = _stages(times, clock() - started)
+            found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline, charge=charge)
+        seconds = ({"fetch": fetched} if fetched else {}) | _stages(times, clock() - started)
         self.metrics.request_answered(seconds)
         timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
         manifest = pipeline.manifest
         body = detections_json(manifest, found, timing_ms)
         return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch)
+
+    def _target(self, asked: DetectRequest) -> tuple[Pipeline, Parameters]:
+        pipeline = self.models.find(*read_target(asked.given))
+        return pipeline, read_parameters(
+            asked.given,
+            pipeline.manifest,
+            default_timeout_ms=self.settings.timeout_ms,
+            images=len(asked.images),
+        )
 
     def stop(self) -> None:
         """From now on nothing new is taken; may be called from a signal handler, and again."""
@@ -159,6 +223,7 @@ class Service:
         if self.watch is not None:
             self.watch.cancel()
         await self.repository.close(self.drain_left)
+        self.fetcher.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
 
     def _check_door(self, priority: Priority) -> None:
@@ -178,6 +243,27 @@ class Service:
 
     async def _in_thread(self, function: Callable[..., DetectRequest], *args: object) -> DetectRequest:
         return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
+
+
+def pipeline_for(
+    settings: Settings,
+    manifest: Manifest,
+    engine: EngineFacts,
+    line: Line,
+    decoders: ThreadPoolExecutor,
+    metrics: ModelMetrics,
+) -> Pipeline:
+    """The pipeline of one model as the settings bound it."""
+    return Pipeline(
+        manifest,
+        engine,
+        line,
+        decoders=decoders,
+        max_pixels=settings.max_pixels,
+        max_tiles=settings.max_tiles,
+        places=max(1, settings.queue_size - settings.reserved_places),
+        metrics=metrics,
+    )
 
 
 def _priority_of(request: Request) -> Priority:

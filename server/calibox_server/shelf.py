@@ -162,6 +162,7 @@ class Shelf:
         log.error("model_broken", folder=str(place.folder), reason=reason)
         if place.version in self.models.ready.get(place.name, ()):
             self._kept[place.key] = f"serves as it was loaded before; the bundle in the folder is broken: {reason}"
+            self.models.on_change()
         else:
             self.models.blame(broken)
 

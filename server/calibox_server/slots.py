@@ -1,11 +1,22 @@
 """A pool of input images, so that steady traffic allocates none."""
 
 from collections import deque
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Slot = NDArray[np.uint8]
+
+
+class Slots(Protocol):
+    """Where images are put for the engine; any thread may take and give."""
+
+    def take(self) -> Slot:
+        """A slot with whatever pixels it had, uint8 ``[height, width, 3]``."""
+
+    def give(self, slot: Slot) -> None:
+        """Takes a slot back; its giver uses it no more. Memory that is somebody else's is let go."""
 
 
 class SlotPool:

@@ -7,17 +7,19 @@ message is one encoded frame. A client may send as fast as it likes: the newest 
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from calibox_server.endings import Counted, unless_cancelled
-from calibox_server.errors import MalformedRequestError, ServiceError, problem
+from calibox_server.errors import MalformedRequestError, ServiceError, UpgradeRequiredError, problem
 from calibox_server.json_limits import parse_json
+from calibox_server.openapi import problem_responses
 from calibox_server.options import items
 from calibox_server.outermost import as_service_error, note_error
 from calibox_server.parameters import Given, read_parameters, read_target
@@ -25,7 +27,9 @@ from calibox_server.pipeline import clock
 from calibox_server.records import Record, record_of
 from calibox_server.requests import DetectRequest, ImagePart
 from calibox_server.service import Service
+from calibox_server.tracer import Tracer, traced
 
+PATH = "/v1/stream"
 POLICY_VIOLATION = 1008  # close code of RFC 6455 for what a server does not accept
 DROPPED_CODE = "dropped"  # what the metrics call a frame that gave way
 # Answers that may wait to be sent, those of dropped frames above all; then the client is read from no more.
@@ -67,10 +71,12 @@ class Stream:
     Args:
         service: answers frames as it answers requests.
         socket: accepted already.
+        tracer: makes a span of each frame; none where it is None.
     """
 
-    def __init__(self, service: Service, socket: WebSocket) -> None:
+    def __init__(self, service: Service, socket: WebSocket, tracer: Tracer | None = None) -> None:
         self._service = service
+        self._tracer = tracer
         self._socket = socket
         self._record: Record = record_of(socket.scope)
         self._given: Given = {}
@@ -89,7 +95,7 @@ class Stream:
                     await self._receive_all()
                 except ServiceError as error:
                     refusal = error.code
-                    await self._replies.put(_done(self._refusal(error)))
+                    await self._replies.put(_done(self._refusal(error, self._record)))
                     await self._replies.put(None)  # nothing comes after it
         except* WebSocketDisconnect:
             refusal = ""
@@ -141,28 +147,41 @@ class Stream:
     async def _work(self, frame: Frame) -> None:
         """Answers a frame, and goes on with the next that waits."""
         try:
-            frame.answer(await self._detect(frame))
+            frame.answer(await self._traced(frame))
         except ClientDisconnect:
             return
         except Exception as error:
-            frame.answer(self._refusal(as_service_error(error), frame=frame.number))
+            frame.answer(self._refusal(as_service_error(error), self._record, frame=frame.number))
         self._running -= 1
         task = asyncio.current_task()
         is_over = task is not None and task.cancelling() > 0  # the server stops, and nothing new begins
         if self._line.frames and not is_over:
             self._start(self._line.frames.popleft())
 
-    async def _detect(self, frame: Frame) -> bytes:
+    async def _traced(self, frame: Frame) -> bytes:
+        """`_detect` as a span of its own, below that of whoever opened the stream."""
+        record, headers = replace(self._record, started=frame.came), self._socket.scope["headers"]
+        known: dict[str, str | int] = {"calibox.frame": frame.number, "url.path": PATH}
+        with traced(self._tracer, f"frame {PATH}", headers, record, known):
+            try:
+                return await self._detect(frame, record)
+            except ServiceError as error:
+                record.status, record.code = error.status, error.code
+                return self._refusal(error, record, frame=frame.number)
+
+    async def _detect(self, frame: Frame, record: Record) -> bytes:
         with Counted(self._service.metrics):
-            self._record.charge(1)
+            record.charge(1)
             asked = DetectRequest([ImagePart(frame.data, f"frame {frame.number}")], frame.given)
-            work = self._service.answer(asked, frame.came)
+            work = self._service.answer(asked, frame.came, record.charge_more)
             answer = await unless_cancelled(work, by_server=lambda: self._service.stopping)
+        record.images, record.model, record.batch, record.code = 1, answer.model, answer.batch, "ok"
+        record.stages_ms = answer.timing_ms
         return b'{"frame":%d,' % frame.number + answer.body.removeprefix(b"{")
 
-    def _refusal(self, error: ServiceError, **named: Any) -> bytes:
-        note_error(error, self._record)
-        return orjson.dumps({**named, "error": problem(error, self._record.request_id, self._record.trace_id)})
+    def _refusal(self, error: ServiceError, record: Record, **named: Any) -> bytes:
+        note_error(error, record)
+        return orjson.dumps({**named, "error": problem(error, record.request_id, record.trace_id)})
 
     async def _send_all(self) -> None:
         while (reply := await self._replies.get()) is not None:
@@ -176,7 +195,7 @@ def _done(data: bytes) -> asyncio.Future[bytes]:
     return reply
 
 
-def add_stream(app: FastAPI, service: Service) -> None:
+def add_stream(app: FastAPI, service: Service, tracer: Tracer | None = None) -> None:
     """Adds the address."""
 
     async def stream(socket: WebSocket) -> None:
@@ -185,9 +204,20 @@ def add_stream(app: FastAPI, service: Service) -> None:
             return
         await socket.accept()
         with contextlib.suppress(WebSocketDisconnect):
-            await Stream(service, socket).run()
+            await Stream(service, socket, tracer).run()
 
-    app.add_api_websocket_route("/v1/stream", stream)
+    async def plain() -> Response:
+        raise UpgradeRequiredError("frames are sent over a WebSocket; open one at this address, as wss:// or ws://")
+
+    app.add_api_websocket_route(PATH, stream)
+    app.add_api_route(
+        PATH,
+        plain,
+        response_class=Response,
+        status_code=UpgradeRequiredError.status,
+        responses=problem_responses([UpgradeRequiredError]),
+        summary="A WebSocket for the frames of a video; a plain request is refused",
+    )
 
 
 def is_welcome(socket: WebSocket, origins: tuple[str, ...]) -> bool:

@@ -14,7 +14,7 @@ from calibox_server.engine_runner import clock
 from calibox_server.errors import DeadlineError, ParameterError
 from calibox_server.parameters import Parameters
 from calibox_server.requests import ImagePart
-from calibox_server.slots import Slot, SlotPool
+from calibox_server.slots import Slot, Slots
 from calibox_server.tiles import Seen, Tiling, View, count_views, is_cut, merge, views_of
 
 
@@ -41,7 +41,7 @@ class Tiler:
     def __init__(
         self,
         manifest: Manifest,
-        slots: SlotPool,
+        slots: Slots,
         decoders: Executor,
         *,
         max_pixels: int,

@@ -1,9 +1,14 @@
 """HTTPS: the server's certificate, and callers' where an authority is named."""
 
 import ssl
+from collections.abc import Callable
+from typing import TypeVar
 
 from calibox_core.errors import CaliboxError
 from calibox_server.options import Options
+from calibox_server.rereading import Reread
+
+T = TypeVar("T")
 
 
 class TlsError(CaliboxError):
@@ -36,6 +41,32 @@ def make_context(settings: Options) -> ssl.SSLContext | None:
             raise TlsError(f"tls_client_ca {authority} cannot be used: {_why(error)}") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def make_renewed_context(settings: Options) -> ssl.SSLContext | None:
+    """`make_context`, whose connections get what its files say when they are opened.
+
+    Raises:
+        TlsError: as `make_context`.
+    """
+    context = make_context(settings)
+    if context is None:
+        return None
+    renewed = renew(settings, lambda: make_context(settings))
+
+    def choose(connection: ssl.SSLObject, _: str, __: ssl.SSLContext) -> None:
+        found = renewed.current()
+        if found is not None:
+            connection.context = found
+
+    context.sni_callback = choose  # called whether or not a name was sent
+    return context
+
+
+def renew(settings: Options, read: Callable[[], T]) -> Reread[T]:
+    """What ``read`` makes of the files that the settings name, again whenever they change."""
+    files = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return Reread("certificates", [file for file in files if file is not None], read)
 
 
 def _refuse_encrypted() -> str:

@@ -16,6 +16,7 @@ from calibox_core.bundle import read_bundle
 from calibox_core.fusion import FusionName
 from calibox_core.score_map import ScoreMap
 from calibox_server.batcher import Batcher
+from calibox_server.engine_line import EngineLine
 from calibox_server.errors import OverloadedError, ServiceError
 from calibox_server.metrics import Metrics
 from calibox_server.parameters import read_parameters
@@ -105,15 +106,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bundle = read_bundle(make_tiny_bundle(tmp_path_factory.mktemp("models"), score_map=score_map))
     engine = GatedEngine(bundle, max_batch=MAX_BATCH)
     with ThreadPoolExecutor(2) as decoders:
-        pipeline = Pipeline(
-            bundle.manifest,
-            engine,
-            policy=Policy(max_batch=MAX_BATCH, max_delay=0, instances=1, in_flight=1),
-            queue_size=2 * MAX_BATCH,
-            decoders=decoders,
-            max_pixels=10**6,
-            metrics=Metrics().model("tiny", "1"),
-        )
+        metrics = Metrics().model("tiny", "1")
+        policy = Policy(max_batch=MAX_BATCH, max_delay=0, instances=1, in_flight=1)
+        line = EngineLine(bundle.manifest, engine, policy=policy, queue_size=2 * MAX_BATCH, metrics=metrics)
+        pipeline = Pipeline(bundle.manifest, engine, line, decoders=decoders, max_pixels=10**6, metrics=metrics)
         yield Bench(pipeline, engine)
         asyncio.run(pipeline.close(PATIENCE_S))
 

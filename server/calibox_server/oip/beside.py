@@ -7,15 +7,18 @@ from fastapi import FastAPI
 
 from calibox_server.guard import Guard
 from calibox_server.service import Service
+from calibox_server.tracer import Tracer
 
 
 @asynccontextmanager
-async def grpc_beside(app: FastAPI, service: Service, guard: Guard | None) -> AsyncIterator[None]:
+async def grpc_beside(
+    app: FastAPI, service: Service, guard: Guard | None, tracer: Tracer | None
+) -> AsyncIterator[None]:
     """Serves gRPC inside the block, if a port is set; ``app.state.grpc_port`` is the one that it listens on."""
     if service.settings.grpc_port is None:
         yield
         return
     from calibox_server.oip.grpc_server import grpc_server
 
-    async with grpc_server(service, guard, service.settings.grpc_port) as app.state.grpc_port:
+    async with grpc_server(service, guard, service.settings.grpc_port, tracer) as app.state.grpc_port:
         yield

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -17,10 +16,12 @@ from calibox_server.outermost import CLIENT_CLOSED, CLIENT_CLOSED_CODE, as_servi
 from calibox_server.records import Record
 from calibox_server.server_timing import server_timing
 from calibox_server.service import Service
+from calibox_server.tracer import Tracer, traced
 
 Context: TypeAlias = Any  # grpc.aio.ServicerContext; gRPC has no types
 Method = Callable[[Any, Context, Record], Awaitable[Any]]
 
+NAME = "inference.GRPCInferenceService"
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
@@ -40,12 +41,16 @@ class Calls:
         service: answers.
         guard: asked before a call is answered; None lets everybody in.
         access_log: gets a line per call, if it is enabled.
+        tracer: makes a span of each call; none where it is None.
     """
 
-    def __init__(self, service: Service, guard: Guard | None, access_log: AccessLog) -> None:
+    def __init__(
+        self, service: Service, guard: Guard | None, access_log: AccessLog, tracer: Tracer | None = None
+    ) -> None:
         self._service = service
         self._guard = guard
         self._access_log = access_log
+        self._tracer = tracer
 
     def wrap(
         self, method: Method, parse: Callable[[bytes], Any], *, is_open: bool = False
@@ -57,23 +62,24 @@ class Calls:
             parse: makes the request of a message's bytes.
             is_open: never guarded.
         """
+        name = method.__name__
+        tracer, guard = (None, None) if is_open else (self._tracer, self._guard)  # probes are not traced
+        known = {"rpc.system": "grpc", "rpc.service": NAME, "rpc.method": name}
 
         async def call(data: bytes, context: Context) -> Any:  # noqa: RET503  `abort` never returns
             headers = [_raw(key, value) for key, value in context.invocation_metadata() or ()]
             record, address = new_record(headers), address_of(context.peer())
-            try:
-                if self._guard is not None and not is_open:
-                    self._admit(self._guard, record, headers, address)
-                answer = await method(_parsed(parse, data), context, record)
-            except ClientDisconnect:
-                self._finish(record, CLIENT_CLOSED, CLIENT_CLOSED_CODE, method, address)
-                raise asyncio.CancelledError from None
-            except Exception as error:
-                failure = as_service_error(error)
-                note_error(failure, record)
-                self._finish(record, failure.status, failure.code, method, address)
-            else:
-                self._finish(record, 200, "ok", method, address)
+
+            async def work() -> Any:
+                if guard is not None:
+                    self._admit(guard, record, headers, address)
+                return await method(_parsed(parse, data), context, record)
+
+            with traced(tracer, f"{NAME}/{name}", headers, record, known) as span:
+                answer, failure = await self._outcome(work(), record, name, address)
+                if span is not None:
+                    span.set_attribute("rpc.grpc.status_code", status_code(failure).value[0])
+            if failure is None:
                 context.set_trailing_metadata(_trailer(record))
                 return answer
             trailer = (*_trailer(record), *trailing_metadata(failure))
@@ -81,18 +87,33 @@ class Calls:
 
         return call
 
+    async def _outcome(
+        self, work: Awaitable[Any], record: Record, name: str, address: str
+    ) -> tuple[Any, ServiceError | None]:
+        """The answer, or the error in its place; noted and logged."""
+        answer: Any = None
+        failure: ServiceError | None = None
+        try:
+            answer = await work
+        except ClientDisconnect:
+            self._finish(record, CLIENT_CLOSED, CLIENT_CLOSED_CODE, name, address)
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            failure = as_service_error(error)
+            note_error(failure, record)
+        self._finish(record, failure.status if failure else 200, failure.code if failure else "ok", name, address)
+        return answer, failure
+
     def _admit(self, guard: Guard, record: Record, headers: Sequence[tuple[bytes, bytes]], address: str) -> None:
         try:
-            record.caller = guard.admit(headers, address)
+            guard.bill(record, guard.admit(headers, address))
         except ServiceError as error:
             self._service.metrics.request_ended(error.code)
             raise
-        record.charge = partial(guard.charge, record.caller)
 
-    def _finish(self, record: Record, status: int, code: str, method: Method, address: str) -> None:
+    def _finish(self, record: Record, status: int, code: str, name: str, address: str) -> None:
         record.status, record.code = status, code
         if self._access_log.enabled:
-            name = getattr(method, "__name__", "")
             self._access_log.write({"method": "gRPC", "path": name, "client": (address, 0)}, record)
 
 
@@ -109,8 +130,10 @@ def _parsed(parse: Callable[[bytes], Any], data: bytes) -> Any:
         raise MalformedRequestError(f"the message is not one of this method's: {error}") from error
 
 
-def status_code(error: ServiceError) -> grpc.StatusCode:
-    """What gRPC calls an error."""
+def status_code(error: ServiceError | None) -> grpc.StatusCode:
+    """What gRPC calls an error, or that there is none."""
+    if error is None:
+        return grpc.StatusCode.OK
     return _CODES.get(
         error.status, grpc.StatusCode.INTERNAL if error.status >= 500 else grpc.StatusCode.INVALID_ARGUMENT
     )

@@ -13,7 +13,7 @@ from calibox_core.errors import CaliboxError
 from calibox_server.access_log import AccessLog
 from calibox_server.endings import Counted, unless_cancelled
 from calibox_server.guard import Guard
-from calibox_server.oip.grpc_calls import Calls, Context
+from calibox_server.oip.grpc_calls import NAME, Calls, Context
 from calibox_server.oip.grpc_health import Health
 from calibox_server.oip.grpc_messages import message, read_infer, write_infer
 from calibox_server.oip.inference import check_door, infer
@@ -22,22 +22,26 @@ from calibox_server.oip.requests import InferRequest
 from calibox_server.options import ENV_PREFIX, Options
 from calibox_server.records import Record
 from calibox_server.service import Service
+from calibox_server.tls import make_context, renew
+from calibox_server.tracer import Tracer
 
 log = structlog.get_logger()
 
-NAME = "inference.GRPCInferenceService"
 SPARE_CALLS = 64  # beside those that have a place in the queue and as many that are refused: probes and their streams
 FLUSH_S = 1.0  # at the end, for answers that are written already
 
 
 @asynccontextmanager
-async def grpc_server(service: Service, guard: Guard | None, port: int) -> AsyncIterator[int]:
+async def grpc_server(
+    service: Service, guard: Guard | None, port: int, tracer: Tracer | None = None
+) -> AsyncIterator[int]:
     """Serves inside the block; the requests that are in flight at its end were answered by then.
 
     Args:
         service: answers.
         guard: asked before a call is answered.
         port: to listen on; 0 takes a free one.
+        tracer: makes a span of each call; none where it is None.
 
     Returns: the port.
 
@@ -55,7 +59,7 @@ async def grpc_server(service: Service, guard: Guard | None, port: int) -> Async
             ("grpc.so_reuseport", 0),  # else a second server on this port would take half of the requests
         ],
     )
-    server.add_generic_rpc_handlers((_handler(service, guard), Health(service, (NAME,)).handler()))
+    server.add_generic_rpc_handlers((_handler(service, guard, tracer), Health(service, (NAME,)).handler()))
     bound = _listen(server, settings, port)
     await server.start()
     log.info("grpc_ready", port=bound)
@@ -81,16 +85,23 @@ def _listen(server: grpc.aio.Server, settings: Options, port: int) -> int:
 
 
 def _credentials(settings: Options) -> grpc.ServerCredentials:
-    """The certificate of HTTPS, which was checked there already."""
-    assert settings.tls_certificate is not None  # `_listen` asked
-    chain = settings.tls_certificate.read_bytes()
-    key = (settings.tls_key or settings.tls_certificate).read_bytes()
-    authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-    return grpc.ssl_server_credentials([(key, chain)], authority, authority is not None)
+    """The certificates of HTTPS, as their files say when a connection is opened."""
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        make_context(settings)  # says what is wrong with the files; gRPC would not
+        assert settings.tls_certificate is not None  # `_listen` asked
+        chain = settings.tls_certificate.read_bytes()
+        key = (settings.tls_key or settings.tls_certificate).read_bytes()
+        authority = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+        return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
+
+    renewed = renew(settings, read)
+    ask_callers = settings.tls_client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(renewed.current(), renewed.current, ask_callers)
 
 
-def _handler(service: Service, guard: Guard | None) -> grpc.GenericRpcHandler:
-    calls, methods = Calls(service, guard, AccessLog(service.settings)), Methods(service)
+def _handler(service: Service, guard: Guard | None, tracer: Tracer | None) -> grpc.GenericRpcHandler:
+    calls, methods = Calls(service, guard, AccessLog(service.settings), tracer), Methods(service)
     handlers = {}
     for name in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer"):
         is_open = name in ("ServerLive", "ServerReady")  # as are the addresses for health

@@ -45,7 +45,7 @@ def _health_routes(service: Service) -> list[Route]:
         return _json({"live": True})
 
     async def ready(_: Request) -> Response:
-        return _json({"ready": not service.stopping}, 503 if service.stopping else 200)
+        return _json({"ready": service.ready}, 200 if service.ready else 503)
 
     return [Route("/health/live", live), Route("/health/ready", ready)]
 
@@ -56,7 +56,7 @@ def _model_routes(service: Service) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         name = find(service, *_target(request)).manifest.name
-        return _json({"name": name, "ready": not service.stopping}, 503 if service.stopping else 200)
+        return _json({"name": name, "ready": service.ready}, 200 if service.ready else 503)
 
     async def detect(request: Request) -> Response:
         try:

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from calibox_core.errors import InvalidParameterError
 from calibox_core.fusion import Exponents, check_exponents
 from calibox_core.manifest import Manifest
+from calibox_server.engine import tells_candidates
 from calibox_server.errors import MalformedRequestError, ParameterError, StoppingError
 from calibox_server.oip.requests import InferRequest, RequestedOutput
-from calibox_server.oip.tensors import answer_tensors, outputs_of, read_tensors
+from calibox_server.oip.tensors import (
+    answer_tensors,
+    candidate_outputs_of,
+    candidate_tensors,
+    outputs_of,
+    read_tensors,
+)
 from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.parameters import Parameters, read_parameters
 from calibox_server.pipeline import Pipeline, RawDetections, Work, clock
@@ -75,9 +82,16 @@ async def infer(
     """
     pipeline = find(service, model, version)
     manifest = pipeline.manifest
-    datatypes = {spec.name: spec.datatype for spec in outputs_of(manifest)}
-    requested = _requested(asked, datatypes)
-    work = make_work(read_tensors(asked.tensors, manifest), manifest, asked.priority)
+    usual = [spec.name for spec in outputs_of(manifest)]
+    datatypes = {spec.name: spec.datatype for spec in (*outputs_of(manifest), *candidate_outputs_of(manifest))}
+    requested = _requested(asked, usual, datatypes)
+    candidates = any(output.name not in usual for output in requested)
+    if candidates and not tells_candidates(pipeline.engine):
+        raise MalformedRequestError(
+            f"{pipeline.engine.name} does not tell what it had before suppression: serve the model by ONNX Runtime in "
+            "one process for that, or leave the outputs candidate_... out"
+        )
+    work = make_work(read_tensors(asked.tensors, manifest), manifest, asked.priority, candidates=candidates)
     if len(work) > service.max_images:
         raise MalformedRequestError(
             f"{len(work)} images in one request; this server takes at most {service.max_images}"
@@ -86,7 +100,7 @@ async def infer(
     deadline = clock() + min(time_left, (asked.timeout_ms or service.settings.timeout_ms) / 1e3)
     with pipeline.admit(len(work), asked.priority) as submit:
         raw = await pipeline.infer(submit, work, deadline=deadline)
-    found = answer_tensors(raw, manifest)
+    found = answer_tensors(raw, manifest) | (candidate_tensors(raw, manifest) if candidates else {})
     _note(service, record, manifest, raw)
     return InferAnswer(
         model=manifest.name,
@@ -112,20 +126,23 @@ def _note(service: Service, record: Record, manifest: Manifest, raw: Sequence[Ra
     record.batch = max((one.batch for one in raw), default=0)
 
 
-def _requested(asked: InferRequest, names: Collection[str]) -> Sequence[RequestedOutput]:
+def _requested(asked: InferRequest, usual: Sequence[str], names: Collection[str]) -> Sequence[RequestedOutput]:
     for output in asked.outputs:
         if output.name not in names:
             raise MalformedRequestError(f"there is no output {output.name!r:.60}; the model gives {', '.join(names)}")
-    return asked.outputs or [RequestedOutput(name, asked.binary_output) for name in names]
+    return asked.outputs or [RequestedOutput(name, asked.binary_output) for name in usual]
 
 
-def make_work(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, priority: Priority) -> list[Work]:
+def make_work(
+    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, priority: Priority, *, candidates: bool = False
+) -> list[Work]:
     """One piece of work per image. What was not sent is the model's own default.
 
     Args:
         arrays: as `read_tensors` gives them.
         manifest: of the model.
         priority: of all images.
+        candidates: whether what was there before suppression is wanted.
 
     Raises:
         ParameterError: a value out of range, with the image that it belongs to.
@@ -148,6 +165,7 @@ def make_work(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, priority: 
             ),
             int(step),
             now,
+            candidates,
         )
         for image, fusion, score, overlap, step in rows
     ]

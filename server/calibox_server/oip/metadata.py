@@ -40,7 +40,7 @@ def is_ready(service: Service, model: str, version: str) -> bool:
         find(service, model, version)
     except UnknownModelError:
         return False
-    return not service.stopping
+    return service.ready
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.queue import Priority
 
 _PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0 asks for the default; 1 is the highest
-_KNOWN = ("priority", "timeout", "binary_data_output")
+KNOWN_PARAMETERS = ("priority", "timeout", "binary_data_output")
 # Parameters of tensors that would change what the data means; any other is a remark and harms nobody.
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
@@ -44,10 +44,10 @@ def read_parameters_of(given: object) -> tuple[float | None, Priority, bool]:
     """
     if not isinstance(given, dict):
         raise MalformedRequestError('"parameters" must be an object')
-    if unknown := sorted(set(given) - set(_KNOWN)):
+    if unknown := sorted(set(given) - set(KNOWN_PARAMETERS)):
         raise MalformedRequestError(
-            f"there is no request parameter {unknown[0]!r:.60}; known are {', '.join(_KNOWN)}, and what the model "
-            "should do is told by its inputs"
+            f"there is no request parameter {unknown[0]!r:.60}; known are {', '.join(KNOWN_PARAMETERS)}, "
+            "and what the model should do is told by its inputs"
         )
     timeout, priority = given.get("timeout", 0), given.get("priority", 0)
     if not _is_whole(timeout) or not 0 <= timeout <= MAX_TIMEOUT_MS * 1000:

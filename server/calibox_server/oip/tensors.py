@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.manifest import Manifest
+from calibox_server.engine import CandidateOutput
 from calibox_server.engine_runner import RawDetections
 from calibox_server.errors import MalformedRequestError
 from calibox_server.onnxruntime_engine import graph_contract
@@ -48,6 +49,17 @@ def inputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
     """The tensors of an answer."""
     return _specs(graph_contract(manifest)[1])
+
+
+def candidate_outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Further tensors, which an answer holds only where they are named: what the graph had before suppression."""
+    rows = manifest.nms.pre_nms_top_k
+    row_shapes = {"candidate_boxes": (4,)}
+    datatypes = {"candidate_labels": "INT32"}
+    return tuple(
+        TensorSpec(name, datatypes.get(name, "FP32"), (-1, rows, *row_shapes.get(name, ())))
+        for name in CandidateOutput._fields
+    )
 
 
 def _specs(signature: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> tuple[TensorSpec, ...]:
@@ -149,6 +161,16 @@ def answer_tensors(raw: Sequence[RawDetections], manifest: Manifest) -> dict[str
             rows = getattr(one.rows, spec.name)
             of_image = array[image] if array.ndim > 1 else array[image : image + 1]  # the count has no rows
             of_image[: len(rows)] = rows
+    return arrays
+
+
+def candidate_tensors(raw: Sequence[RawDetections], manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """What the graph had before suppression, of several images side by side, each with its own padding."""
+    arrays = {}
+    for spec in candidate_outputs_of(manifest):
+        arrays[spec.name] = array = np.empty((len(raw), *spec.shape[1:]), DTYPES[spec.datatype])
+        for image, one in enumerate(raw):
+            array[image] = getattr(one.candidates, spec.name)
     return arrays
 
 

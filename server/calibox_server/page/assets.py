@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePath
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 INDEX = "index.html"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -54,8 +57,12 @@ def read_assets() -> dict[str, Asset]:
     return {file.name: make_asset(file.name, file.read_bytes()) for file in folder.iterdir()}
 
 
-def make_asset(name: str, body: bytes) -> Asset:
+def make_asset(name: str, body: bytes, policy: str = CONTENT_SECURITY_POLICY) -> Asset:
     """An asset whose type is told by its name.
+
+    Args:
+        name, body: of the file.
+        policy: what its `Content-Security-Policy` says.
 
     Raises:
         KeyError: a kind of file that the page has none of.
@@ -64,8 +71,15 @@ def make_asset(name: str, body: bytes) -> Asset:
         "Content-Type": _TYPES[PurePath(name).suffix],
         "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
         "Cache-Control": "no-cache",  # kept, but asked for again: a new server must not meet the old page
-        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+        "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }
     return Asset(body, headers)
+
+
+def answer(asset: Asset, request: Request) -> Response:
+    """The file, or that the browser has it already."""
+    if asset.is_fresh(request.headers.get("if-none-match")):
+        return Response(status_code=304, headers=asset.headers)
+    return Response(asset.body, headers=asset.headers)

@@ -6,7 +6,7 @@ from starlette.responses import FileResponse, Response
 
 from calibox_server.errors import NotFoundError, UnknownModelError
 from calibox_server.openapi import problem_responses
-from calibox_server.page.assets import INDEX, Asset, read_assets
+from calibox_server.page.assets import INDEX, answer, read_assets
 from calibox_server.page.examples import find_example
 from calibox_server.service import Service
 
@@ -22,12 +22,12 @@ def add_page(app: FastAPI, service: Service) -> None:
     assets = read_assets()
 
     async def index(request: Request) -> Response:
-        return _answer(assets[INDEX], request)
+        return answer(assets[INDEX], request)
 
     async def asset(request: Request, name: str) -> Response:
         if name not in assets:
             raise NotFoundError(f"the page has no file {name[:60]!r}; it starts at /")
-        return _answer(assets[name], request)
+        return answer(assets[name], request)
 
     methods = ["GET", "HEAD"]
     app.add_api_route("/", index, methods=methods, response_model=None, include_in_schema=False)
@@ -50,9 +50,3 @@ def _add_examples(app: FastAPI, service: Service) -> None:
         responses={200: _PICTURE, **problem_responses([NotFoundError, UnknownModelError])},
         summary="The picture that a model's bundle brings to try it with",
     )
-
-
-def _answer(asset: Asset, request: Request) -> Response:
-    if asset.is_fresh(request.headers.get("if-none-match")):
-        return Response(status_code=304, headers=asset.headers)
-    return Response(asset.body, headers=asset.headers)

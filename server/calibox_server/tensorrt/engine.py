@@ -85,6 +85,8 @@ class TensorRtEngine:
             _warm_up(slots, [example_batch(manifest, bucket) for bucket in buckets])
             # Whether every run is one launch.
             self.graphs = plan.captures_itself or _capture(slots, buckets, self.name)
+            # Of the device, as far as it was asked for here: CUDA keeps more for itself, and of graphs nobody tells.
+            self.memory_bytes = plan.weights_size + sum(slot.memory_bytes for slot in slots)
             owned = made.pop_all()
         self._rack = Rack(slots, self.name)
         self._end = weakref.finalize(self, _release, driver, owned)

@@ -5,7 +5,7 @@ from typing import Any
 
 from calibox_core.engines import BuiltEngine
 from calibox_core.manifest import Manifest
-from calibox_core.tensorrt_package import ErrorTexts
+from calibox_core.tensorrt_package import PLAN_FILE, ErrorTexts
 from calibox_server.cuda.driver import Address, Device, Stream
 from calibox_server.tensorrt.api import Context, TensorRt
 from calibox_server.tensorrt.loading import load
@@ -31,6 +31,7 @@ class Plan:
         self._trt = trt
         self._errors = ErrorTexts(trt)
         self._runtime, self._engine = load(trt, built, device, self._errors)
+        self.weights_size = (built.folder / PLAN_FILE).stat().st_size  # bytes; nearly all of a plan is weights
         self.tensors = read_tensors(self._engine, manifest, built.folder)
         self._profiles = [self._batches(index) for index in range(self._engine.num_optimization_profiles)]
         self.max_batch = max(most for _, most in self._profiles)

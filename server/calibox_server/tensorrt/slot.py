@@ -47,6 +47,7 @@ class Slot:
         self._contexts: dict[int, Context] = {}
         self._graphs: dict[int, CapturedGraph] = {}
         self._quiet = True  # nothing is queued, as far as we know
+        self.memory_bytes = 0  # on the device
         with ExitStack() as made:
             self._made = made
             self._stream = self._own(driver.create_stream(), driver.destroy_stream)
@@ -135,6 +136,7 @@ class Slot:
         return handle
 
     def _own_memory(self, size: int) -> Address:
+        self.memory_bytes += size
         return self._own(self._driver.allocate(size), self._driver.free)
 
     def _own_pinned(self, tensor: Tensor) -> Array:

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 import calibox_server.serve
 from calibox_core.errors import CaliboxError
 from calibox_server.commands import serve
+from calibox_server.greeting import welcome
+from calibox_server.listener import bind
 from calibox_server.options import ENV_PREFIX, Options
-from calibox_server.serve import bind, run, welcome
+from calibox_server.serve import run
 from calibox_server.service import Service
 from calibox_server.settings import Settings
 from tests.support.bundles import make_tiny_bundle

@@ -1,5 +1,7 @@
 """Images that are refused before or while they are decoded, and those that are placed into a slot."""
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from calibox_server.errors import (
 from calibox_server.requests import ImagePart
 from tests.support.pictures import encoded, huge_png, picture
 
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 def decode(data: bytes, *, max_pixels: int = 100_000) -> np.ndarray:
@@ -35,7 +37,7 @@ def test_a_slot_holds_the_letterboxed_image(kind: str) -> None:
     assert np.array_equal(decode(data), expected)
 
 
-@pytest.mark.parametrize("data", [b"hello", b"\0" * 100, b"GIF89a" + b"\0" * 100, b"<html>", b"%PDF-1.7"])
+@pytest.mark.parametrize("data", [b"hello", b"\0" * 100, b"GIF86a" + b"\0" * 100, b"<html>", b"%PDF-1.7"])
 def test_what_is_no_image_is_refused_with_the_formats_that_are_read(data: bytes) -> None:
     with pytest.raises(UnsupportedMediaTypeError, match=r"^image 2 \(x.jpg\) is not read: .*JPEG, PNG"):
         decode(data)
@@ -65,6 +67,13 @@ def test_too_many_pixels_are_refused_from_the_header_alone() -> None:
         decode(huge_png(50_000, 40_000))
 
 
+def test_the_pixels_of_a_gif_are_told_from_its_header_too() -> None:
+    data = bytearray(encoded(picture(), "GIF"))
+    data[6:10] = struct.pack("<HH", 50_000, 40_000)  # width and height of the screen
+    with pytest.raises(TooManyPixelsError, match="has 50000 x 40000 = 2000000000 pixels"):
+        decode(bytes(data))
+
+
 def test_the_limit_itself_is_allowed() -> None:
     data = encoded(picture(width=80, height=60), "JPEG")
     assert decode(data, max_pixels=4800).any()
@@ -72,7 +81,7 @@ def test_the_limit_itself_is_allowed() -> None:
         decode(data, max_pixels=4799)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
 def test_a_whole_image_does_not_end_too_early(kind: str) -> None:
     data = encoded(picture(), kind)
     assert not ends_too_early(data)

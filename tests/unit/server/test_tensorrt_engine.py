@@ -18,7 +18,9 @@ from structlog.testing import capture_logs
 from calibox_core.engines import EngineError
 from calibox_core.manifest import InputSpec
 from calibox_core.nms import NmsAttributes
+from calibox_core.tensorrt_package import PLAN_FILE
 from calibox_server.engine import EngineInput, EngineOutput
+from calibox_server.memory import MemoryMeter
 from calibox_server.tensorrt.engine import TensorRtEngine
 from calibox_server.tensorrt.rack import Rack
 from calibox_server.tensorrt.slot import PADDING
@@ -92,6 +94,15 @@ def assert_answers(found: EngineOutput, batch: EngineInput) -> None:
     for name, value, expected in zip(EngineOutput._fields, found, toy_answer(batch, ROWS), strict=True):
         np.testing.assert_array_equal(value, expected, err_msg=name)
         assert value.dtype == expected.dtype
+
+
+def test_the_memory_of_the_device_is_told_as_it_was_asked_for(tmp_path: Path) -> None:
+    driver = MemoryDriver()
+    with opened(tmp_path, driver, instances=2, max_batch=4) as engine:
+        (plan,) = tmp_path.rglob(PLAN_FILE)
+        assert engine.memory_bytes == driver.device_bytes + plan.stat().st_size
+        meter = MemoryMeter(lambda _: engine)
+        assert meter.grown(MANIFEST, engine) == engine.memory_bytes
 
 
 @pytest.mark.parametrize("graphs", [True, False])

@@ -1,0 +1,2 @@
+// Shows the OpenAPI document with Redoc.
+Redoc.init("openapi.json", {}, document.getElementById("redoc"));

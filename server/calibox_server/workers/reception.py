@@ -1,0 +1,81 @@
+"""Where connections are accepted and dealt out to the front ends.
+
+The supervisor accepts, and sends each connection's descriptor on: with one queue for all of them, whichever front end
+wakes first takes several, and connections that stay open pile up on it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from calibox_server.listener import BACKLOG
+from calibox_server.workers import messages
+from calibox_server.workers.channel import Channel
+from calibox_server.workers.dealer import Dealer
+from calibox_server.workers.messages import head
+
+log = structlog.get_logger()
+
+AT_ONCE = 64  # connections that are accepted before the event loop may turn to something else
+PAUSE_S = 1.0  # without accepting, where the system gives no more descriptors; as asyncio does
+
+
+class Reception:
+    """Accepts as long as there is somebody to deal to; meanwhile callers wait in the kernel's queue.
+
+    Args:
+        listener: bound, not blocking.
+        channel_of: of a front end.
+    """
+
+    def __init__(self, listener: socket.socket, channel_of: Callable[[int], Channel]) -> None:
+        self.dealer = Dealer()
+        self._listener = listener
+        self._channel_of = channel_of
+        self._open = self._accepting = False
+
+    def open(self) -> None:
+        """Listens from now on."""
+        self._listener.listen(BACKLOG)
+        self._open = True
+        self._watch()
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._open = False
+        self._watch()
+        self._listener.close()
+
+    def join(self, front: int) -> None:
+        """A front end takes connections."""
+        self.dealer.join(front)
+        self._watch()
+
+    def leave(self, front: int) -> None:
+        """A front end ended."""
+        self.dealer.leave(front)
+        self._watch()
+
+    def _watch(self) -> None:
+        wanted = self._open and bool(self.dealer.hands)
+        if wanted and not self._accepting:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        elif self._accepting and not wanted:
+            asyncio.get_running_loop().remove_reader(self._listener)
+        self._accepting = wanted
+
+    def _accept(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                caller, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors are left
+                log.error("accept_failed", reason=str(error))
+                asyncio.get_running_loop().remove_reader(self._listener)
+                self._accepting = False
+                asyncio.get_running_loop().call_later(PAUSE_S, self._watch)
+                return
+            self._channel_of(self.dealer.deal()).send(head(messages.CONNECTION), [caller.detach()])
