@@ -44,20 +44,21 @@ class Report:
 
 def _overview(outcomes: dict[str, Outcome]) -> str:
     rows = [[name, one.status, f"{one.seconds:.0f}"] for name, one in outcomes.items()]
-    return _table(Table("", ["step", "", "s"], rows))
+    return markdown(Table("", ["step", "", "s"], rows))
 
 
 def _section(name: str, outcome: Outcome) -> str:
     parts = [f"## {name}: {outcome.status}", *outcome.sentences]
     if outcome.facts:
-        parts.append(_table(Table("", ["", ""], [[key, value] for key, value in outcome.facts.items()])))
-    parts += [f"### {table.title}\n\n{_table(table)}" for table in outcome.tables]
+        parts.append(markdown(Table("", ["", ""], [[key, value] for key, value in outcome.facts.items()])))
+    parts += [f"### {table.title}\n\n{markdown(table)}" for table in outcome.tables]
     if outcome.why:
         parts.append(f"```text\n{outcome.why}\n```")
     return "\n\n".join(parts)
 
 
-def _table(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """A table's rows under its columns."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 

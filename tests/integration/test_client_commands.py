@@ -138,5 +138,5 @@ def test_a_server_that_is_not_there_ends_the_command(
 ) -> None:
     monkeypatch.setattr(RetryPolicy, "pause", lambda *_: 0.0)
     done = calibox("detect", pictures, "--server", "http://127.0.0.1:1")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (4, "")
     assert done.err.count("http://127.0.0.1:1 cannot be reached") == 1

@@ -1,7 +1,6 @@
 """The code blocks of docs/client.md, run in their order against a real server."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -12,18 +11,8 @@ from PIL import Image
 from tests.support.bundles import make_tiny_bundle
 from tests.support.coco import make_coco_folder
 from tests.support.command_line import CommandLine
+from tests.support.guide import blocks
 from tests.support.live_server import live_server
-
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "client.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ADDRESS = "http://127.0.0.1:8000"
-
-
-def blocks(language: str, url: str) -> list[str]:
-    """The guide's code in one language, with the address of the running server."""
-    found = [code.replace(ADDRESS, url) for kind, code in BLOCK.findall(GUIDE.read_text()) if kind == language]
-    assert found, f"the guide holds no {language} blocks"
-    return found
 
 
 @pytest.fixture
@@ -43,10 +32,10 @@ def test_the_guide_is_true(
     make_tiny_bundle(models)
     with live_server(models) as url:
         names: dict[str, object] = {}
-        for code in blocks("python", url):
-            exec(compile(code, str(GUIDE), "exec"), names)
+        for code in blocks("client.md", "python", url):
+            exec(compile(code, "client.md", "exec"), names)
         printed = capsys.readouterr().out
-        commands = [shlex.split(line) for code in blocks("bash", url) for line in code.splitlines()]
+        commands = [shlex.split(line) for code in blocks("client.md", "bash", url) for line in code.splitlines()]
         done = [calibox(*command[1:]) for command in commands]
 
     assert "tiny 1 640 480" in printed

@@ -10,12 +10,14 @@ from typing import Any
 import grpc
 import httpx2
 import numpy as np
+import onnxruntime
 import orjson
 import pytest
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from calibox_core import __version__
+from calibox_server.engine import CandidateOutput
 from calibox_server.oip.grpc_messages import MESSAGES
 from calibox_server.oip.grpc_server import SPARE_CALLS
 from calibox_server.service import Service
@@ -465,3 +467,27 @@ def test_what_is_not_finished_when_the_drain_time_is_over_is_told_so(models: Pat
                 held.result()
             assert ended.value.status() == "StatusCode.UNAVAILABLE"
             server.engine.gate.set()
+
+
+def test_what_was_there_before_suppression_is_told_where_it_is_named(triton: Triton, models: Path) -> None:
+    asked = triton.inputs({"images": IMAGES[:2], "fusion": np.array([[1, 0, 0], [0, 1, 0]], np.float32)})
+    names = [*OUTPUTS, *CandidateOutput._fields]
+    answer = triton.client.infer("tiny", asked, outputs=triton.outputs(names))
+    session = onnxruntime.InferenceSession(models / "tiny" / "1" / "model.onnx")
+    thresholds = {"score_threshold": np.full(2, 0.3, np.float32), "iou_threshold": np.full(2, 0.5, np.float32)}
+    for image, fusion in enumerate(([1, 0, 0], [0, 1, 0])):
+        feeds = {"images": IMAGES[image : image + 1], "fusion": np.array([fusion], np.float32)}
+        given = {name: array[:1] for name, array in thresholds.items()}
+        steps = {"refine_steps": np.zeros(1, np.int32)}
+        wanted = session.run(list(CandidateOutput._fields), {**feeds, **given, **steps})
+        for name, array in zip(CandidateOutput._fields, wanted, strict=True):
+            np.testing.assert_array_equal(answer.as_numpy(name)[image], array[0])
+    assert answer.as_numpy("candidate_labels").shape == (2, 200)
+    assert (answer.as_numpy("candidate_labels") >= 0).any()
+    assert list(triton.infer(images=IMAGES[:1])) == list(OUTPUTS)  # not among what comes unasked
+
+
+def test_an_engine_that_keeps_its_candidates_to_itself_says_so(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calibox_server.oip.inference.tells_candidates", lambda _: False)
+    with pytest.raises(InferenceServerException, match="does not tell what it had before suppression"):
+        triton.client.infer("tiny", triton.inputs({"images": IMAGES[:1]}), outputs=triton.outputs(["candidate_boxes"]))

@@ -14,7 +14,8 @@ from tritonclient.utils import InferenceServerException
 
 from calibox_core.errors import CaliboxError
 from calibox_server.keys import make_key
-from calibox_server.serve import Server, bind
+from calibox_server.listener import bind
+from calibox_server.serve import Server
 from calibox_server.service import Service
 from calibox_server.settings import Settings
 from tests.support.gated_engine import PATIENCE_S

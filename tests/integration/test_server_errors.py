@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from calibox_server.errors import PROBLEMS
+from calibox_server.openapi import DETECTION_PROBLEMS
 from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
@@ -101,7 +103,7 @@ def test_unsupported_media_type(client: httpx2.Client) -> None:
         send(client, b"x", "text/plain"), 415, "unsupported_media_type"
     )
     assert "not an image that can be read; send one of JPEG" in refused(
-        send(client, b"GIF89a" + b"\0" * 50, "image/gif"), 415, "unsupported_media_type"
+        send(client, b"GIF86a" + b"\0" * 50, "image/gif"), 415, "unsupported_media_type"
     )
 
 
@@ -149,5 +151,7 @@ def test_every_code_is_documented_once(client: httpx2.Client) -> None:
     codes = [error.code for error in PROBLEMS]
     assert len(codes) == len(set(codes))
     responses = client.get("/openapi.json").json()["paths"]["/v1/detect"]["post"]["responses"]
-    for error in PROBLEMS:
+    for error in DETECTION_PROBLEMS:
         assert f"`{error.code}`" in responses[str(error.status)]["description"]
+    listed = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert [error.code for error in PROBLEMS if f"`{error.code}`" not in listed] == []

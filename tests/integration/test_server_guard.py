@@ -9,6 +9,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from calibox_server import rereading
 from calibox_server.keys import make_key
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
@@ -61,6 +62,27 @@ def test_who_is_refused_at_the_door_is_counted(models: Path) -> None:
     assert 'calibox_requests_total{code="ok"} 1.0' in text
 
 
+def test_the_file_of_keys_is_read_again_when_it_changes(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rereading, "LOOK_S", 0.0)
+    new_key, new_line = make_key("new.bot")
+    file = tmp_path / "keys"
+    file.write_text(LINE)
+    with live_server(models, api_keys_file=file) as url, httpx2.Client(base_url=url, timeout=PATIENCE_S) as client:
+
+        def statuses() -> list[int]:
+            return [detect(client, **{"X-API-Key": key}).status_code for key in (KEY, new_key)]
+
+        assert statuses() == [200, 401]
+        file.write_text(f"{LINE}\n{new_line}\n")
+        assert statuses() == [200, 200]
+        file.write_text("not a line of keys, and longer than any before it: " + "x" * 200)
+        assert statuses() == [200, 200]  # what was read before
+        file.write_text(new_line)
+        assert statuses() == [401, 200]
+
+
 def test_too_many_requests_are_told_when_to_come_back(models: Path) -> None:
     # One request in 1000 s: however slow the machine, no second one falls due.
     with live_server(models, rate_requests=0.001) as url, httpx2.Client(base_url=url, timeout=PATIENCE_S) as client:
@@ -82,6 +104,25 @@ def test_images_are_counted_one_by_one(models: Path) -> None:
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         assert "images per second" in refused.json()["detail"]
         assert client.post("/v1/detect", files=three[:1]).status_code == 200
+
+
+def test_tiles_are_counted_as_images_and_paid_for_afterwards(models: Path) -> None:
+    tiled = {"tile": "32", "overlap": "0"}  # 80 x 60 pixels: 3 x 2 tiles and the whole
+    for budget, second in ((7, 429), (9, 200)):
+        with (
+            live_server(models, rate_images=budget / 1000, rate_burst_s=1000) as url,
+            httpx2.Client(base_url=url, timeout=PATIENCE_S) as client,
+        ):
+            assert client.post("/v1/detect", content=JPEG, headers=RAW, params=tiled).status_code == 200
+            assert client.post("/v1/detect", content=JPEG, headers=RAW).status_code == second
+    with (
+        live_server(models, rate_images=0.003, rate_burst_s=1000) as url,  # fewer than the tiles
+        httpx2.Client(base_url=url, timeout=PATIENCE_S) as client,
+    ):
+        assert client.post("/v1/detect", content=JPEG, headers=RAW, params=tiled).status_code == 200
+        refused = client.get("/v1/models")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["Retry-After"]) > 1000  # the debt of four tiles
 
 
 def test_a_websocket_is_opened_with_a_key_only(models: Path) -> None:

@@ -4,29 +4,23 @@ import http.client
 import ssl
 from pathlib import Path
 
+import grpc
 import pytest
+import tritonclient.grpc as triton
 import trustme
+from tritonclient.utils import InferenceServerException
 
+from calibox_server import rereading
 from calibox_server.options import Options
+from calibox_server.serve import Server
+from calibox_server.service import Service
+from calibox_server.settings import Settings
 from calibox_server.tls import TlsError, make_context
 from tests.support.gated_engine import PATIENCE_S
-from tests.support.live_server import live_server
+from tests.support.live_server import grpc_address, live_server, running
 from tests.support.pictures import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificate and key in one file."""
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
-    return path
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
@@ -83,6 +77,62 @@ def test_with_a_client_authority_only_callers_with_its_certificate_are_answered(
         for context in (stranger, nobody):
             with pytest.raises((ssl.SSLError, ConnectionError)):  # whichever the client sees first
                 detect(url, context)
+
+
+def test_certificates_are_read_again_when_they_change(
+    models: Path, certificate: Path, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rereading, "LOOK_S", 0.0)
+    file, callers, new = tmp_path / "server.pem", tmp_path / "callers.pem", trustme.CA()
+
+    def caller(server: trustme.CA, of: trustme.CA) -> ssl.SSLContext:
+        context = trusting(server)
+        of.issue_cert("caller.example").configure_cert(context)
+        return context
+
+    file.write_bytes(certificate.read_bytes())
+    authority.cert_pem.write_to_path(callers)
+    with live_server(models, tls_certificate=file, tls_client_ca=callers) as url:
+        assert detect(url, caller(authority, authority)) == 200
+        file.write_text("half a certificate")
+        assert detect(url, caller(authority, authority)) == 200  # what was read before
+        new.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+        assert detect(url, caller(new, authority)) == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            detect(url, caller(authority, authority))
+        new.cert_pem.write_to_path(callers)
+        assert detect(url, caller(new, new)) == 200
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            detect(url, caller(new, authority))
+
+
+def test_grpc_reads_its_certificates_again_too(
+    models: Path, certificate: Path, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rereading, "LOOK_S", 0.0)
+    file, new = tmp_path / "server.pem", trustme.CA()
+    file.write_bytes(certificate.read_bytes())
+    service = Service.load(Settings(models=models, grpc_port=0, tls_certificate=file, log_level="warning"))
+
+    def live(server: Server, of: trustme.CA) -> bool:
+        options = triton.KeepAliveOptions()  # makes each client open a connection of its own
+        with triton.InferenceServerClient(
+            grpc_address(server),
+            creds=grpc.ssl_channel_credentials(of.cert_pem.bytes()),
+            keepalive_options=options,
+            channel_args=[("grpc.use_local_subchannel_pool", 1)],
+        ) as client:
+            try:
+                return bool(client.is_server_live(client_timeout=PATIENCE_S))
+            except InferenceServerException:
+                return False
+
+    with running(service) as server:
+        assert (live(server, authority), live(server, new)) == (True, False)
+        file.write_text("half a certificate")
+        assert live(server, authority)
+        new.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+        assert (live(server, authority), live(server, new)) == (False, True)
 
 
 def test_what_is_wrong_with_the_files_is_a_sentence(certificate: Path, authority: trustme.CA, tmp_path: Path) -> None:
