@@ -28,7 +28,7 @@ PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-all soak lint format kernels protocol constraints clean
+.PHONY: help serve install test test-all soak lint format kernels protocol constraints locks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ constraints: $(ALL_READY)  ## raise .venv to the newest versions that pyproject.
 	$(PIP) install --upgrade --upgrade-strategy eager --editable '.[$(ALL_EXTRAS)]'
 	{ grep '^#' constraints.txt; $(PIP) freeze --exclude-editable | grep -vE '^(nvidia-|cuda-|triton=)'; } > $(VENV)/pins
 	mv $(VENV)/pins constraints.txt
+
+locks: $(ALL_READY)  ## the packages of the container images with their hashes, in docker/locks, from constraints.txt
+	docker/lock.sh
 
 clean:  ## remove .venv, caches and builds
 	rm -rf $(VENV) build dist trt_plugins/build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

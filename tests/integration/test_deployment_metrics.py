@@ -72,7 +72,9 @@ def faults(one: Selected, exported: Exported) -> list[str]:
     labels = exported[one.name]
     unknown = [f"{one.name} has no label {name}" for name in one.labels - labels.keys() - FROM_PROMETHEUS]
     told = {name: codes() if name == "code" else labels.get(name, set()) for name in one.equal.keys() - FROM_PROMETHEUS}
-    return unknown + [f"{one.name} has no {n}={one.equal[n]}" for n, values in told.items() if one.equal[n] not in values]
+    return unknown + [
+        f"{one.name} has no {n}={one.equal[n]}" for n, values in told.items() if one.equal[n] not in values
+    ]
 
 
 @pytest.mark.parametrize(("where", "query"), list(queries()), ids=[where for where, _ in queries()])

@@ -1,6 +1,9 @@
 """The files of docker/, read for tests."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,7 @@ def arguments() -> dict[str, str]:
 
 
 def stages() -> dict[str, Stage]:
-    """The stages of the Dockerfile by name, each with the instructions of the stages that it stands on before its own."""
+    """The stages of the Dockerfile by name, each with the instructions of what it stands on before its own."""
     known, made = arguments(), dict[str, Stage]()
     for word, text in instructions():
         if word == "FROM":
@@ -59,3 +62,16 @@ def stages() -> dict[str, Stage]:
         elif made:
             made[name] = Stage(name, made[name].base, (*made[name].instructions, (word, text)))
     return made
+
+
+def health_check(port: int, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs docker/health.py as the container engine does, in an environment where a proxy leads nowhere.
+
+    Args:
+        port: that the server of the container is said to listen on.
+        variables: further ones of the container.
+    """
+    here = {name: value for name, value in os.environ.items() if not name.startswith("CALIBOX_")}
+    environment = here | {"CALIBOX_PORT": str(port), "http_proxy": "http://127.0.0.1:9"} | variables
+    command = [sys.executable, DOCKER / "health.py"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
