@@ -87,8 +87,6 @@ def letterbox_into(slot: NDArray[np.uint8], image: NDArray[np.uint8], *, pad_val
     slot[placed.top : bottom, : placed.left] = pad_value
     slot[placed.top : bottom, right:] = pad_value
     inside = slot[placed.top : bottom, placed.left : right]
-    if image.shape == inside.shape:
-        inside[...] = image
-    else:
-        inside[...] = cv2.resize(image, (placed.scaled_width, placed.scaled_height), interpolation=cv2.INTER_LINEAR)
+    # Of just this size and type, so that OpenCV writes where it lies; an image that needs no scaling is copied.
+    cv2.resize(image, (placed.scaled_width, placed.scaled_height), dst=inside, interpolation=cv2.INTER_LINEAR)
     return placed

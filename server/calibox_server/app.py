@@ -29,6 +29,7 @@ from calibox_server.page.routes import add_page
 from calibox_server.records import record_of
 from calibox_server.reference.routes import add_reference
 from calibox_server.service import Service
+from calibox_server.shortcut import ShortcutMiddleware
 from calibox_server.stream import add_stream
 from calibox_server.tracing import add_tracing
 
@@ -54,11 +55,11 @@ def build_app(service: Service) -> FastAPI:
         exception_handlers={ServiceError: _problem, HTTPException: _framework_problem},
     )
     # From the innermost to the outermost; what is off is not there.
+    _add_detection(app, service)
     guard = add_guard(app, service)
     tracer = add_tracing(app, service)
     app.add_middleware(OutermostMiddleware, metrics=service.metrics, access_log=AccessLog(service.settings))
     add_cors(app, service)
-    _add_detection(app, service)
     _add_models(app, service)
     _add_health(app, service)
     add_page(app, service)
@@ -78,7 +79,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
                 asked = await service.read(request)
                 record.charge(asked.cost)
                 work = service.answer(asked, record.started, record.charge_more)
-                answer = await unless_client_leaves(request.receive, work)
+                answer = await unless_client_leaves(request, work)
                 record.images, record.model, record.batch = len(asked.images), answer.model, answer.batch
                 record.stages_ms = answer.timing_ms
                 return Response(answer.body, media_type="application/json")
@@ -94,6 +95,8 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         responses=problem_responses(DETECTION_PROBLEMS),
         openapi_extra=detect_operation(),
     )
+    route = app.routes[-1]
+    app.add_middleware(ShortcutMiddleware, path="/v1/detect", method="POST", route=route, endpoint=detect)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

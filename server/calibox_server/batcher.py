@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from calibox_server.door import Door, Held
@@ -23,7 +24,7 @@ class Batcher(Door[T, R]):
     """Gathers work into batches for a runner.
 
     Args:
-        run: one batch to as many results, in order.
+        run: one batch to as many results, in order. A ServiceError is told to the batch's callers as it is.
         policy: when batches start.
         queue_size: pieces of work that may be admitted at once.
         reserved: how many of these places only the high priority may take.
@@ -50,7 +51,6 @@ class Batcher(Door[T, R]):
         self._clock = clock
         self._queue: Queue[T, R] = Queue(policy)
         self._running: list[list[Entry[T, R]]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._guests = 0
         self._closed = False
@@ -133,47 +133,55 @@ class Batcher(Door[T, R]):
         while (due := self._queue.due(len(self._running))) <= (now := self._clock()):
             if batch := self._queue.take(now):
                 self._running.append(batch)
-                task = loop.create_task(self._serve(batch))
-                self._tasks.add(task)  # the loop itself keeps only weak references
-                task.add_done_callback(self._tasks.discard)
+                self._start(batch, now)
         if due < math.inf:
             self._timer = loop.call_later(max(MIN_WAIT, due - now), self._pump)
 
-    async def _serve(self, batch: list[Entry[T, R]]) -> None:
-        started = self._clock()
-        results: Sequence[R] = ()
-        failure: Exception | None = RuntimeError("the batch was given up")  # stays only where this task is cancelled
+    def _start(self, batch: list[Entry[T, R]], now: float) -> None:
+        results: asyncio.Future[Sequence[R]]
         try:
-            results = await self._run([entry.work for entry in batch])
-            short = len(results) != len(batch)
-            failure = RuntimeError(f"{len(results)} results for {len(batch)} images") if short else None
-        except Exception as error:
-            failure = error
-        finally:
-            self._running.remove(batch)
-            self._progress.set()
-            for entry in batch:
-                self._release(entry.work)
-            self._pump()  # first: the engine does not wait until these callers have dealt with their answers
-            self._answer_all(batch, results, failure)
-        self._note_pace((self._clock() - started) / len(batch))
+            results = asyncio.ensure_future(self._run([entry.work for entry in batch]))
+        except Exception as error:  # it could not even begin
+            results = asyncio.get_running_loop().create_future()
+            results.set_exception(error)
+        results.add_done_callback(partial(self._ended, batch, now))
+
+    def _ended(self, batch: list[Entry[T, R]], started: float, ended: "asyncio.Future[Sequence[R]]") -> None:
+        self._running.remove(batch)
+        self._progress.set()
+        for entry in batch:
+            self._release(entry.work)
+        self._pump()  # first: the engine does not wait until these callers have dealt with their answers
+        if not ended.cancelled() and ended.exception() is None:
+            self._note_pace((self._clock() - started) / len(batch))
+        self._answer_all(batch, ended)
 
     @staticmethod
-    def _answer_all(batch: list[Entry[T, R]], results: Sequence[R], failure: Exception | None) -> None:
-        if failure is None:
-            for entry, result in zip(batch, results, strict=True):
-                if not entry.reply.done():
-                    entry.reply.set_result(result)
-            return
+    def _answer_all(batch: list[Entry[T, R]], ended: "asyncio.Future[Sequence[R]]") -> None:
+        failure: BaseException | None
+        if ended.cancelled():
+            failure = RuntimeError("the batch was given up")
+        elif (failure := ended.exception()) is None:
+            results = ended.result()
+            if len(results) == len(batch):
+                for entry, result in zip(batch, results, strict=True):
+                    if not entry.reply.done():
+                        entry.reply.set_result(result)
+                return
+            failure = RuntimeError(f"{len(results)} results for {len(batch)} images")
         for entry in batch:
-            error = ServiceError("the engine failed on this batch; the server's log has the reason")
-            error.__cause__ = failure
-            _answer(entry, error)
+            _answer(entry, failure if isinstance(failure, ServiceError) else _engine_failed(failure))
 
 
 def _answer(entry: Entry[T, R], error: ServiceError) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
+
+
+def _engine_failed(cause: BaseException) -> ServiceError:
+    error = ServiceError("the engine failed on this batch; the server's log has the reason")
+    error.__cause__ = cause
+    return error
 
 
 def _too_late() -> StoppingError:

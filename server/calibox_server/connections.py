@@ -33,6 +33,7 @@ log = structlog.get_logger()
 # and the caller might lose the answer. A caller over the limit of connections gets as long to send its head.
 LINGER_S = 2.0
 SWEEPS_S = (0.1, 1.0)  # shortest and longest time between two looks at the connections
+LEAVING = "leaving"  # where a request's scope has the connection's `Leaving`
 _LINE_OVERHEAD = 4  # bytes of a header beside its name and value: colon, space, CR, LF
 
 
@@ -66,6 +67,22 @@ class Limits:
         return self.grace + received / self.rate if self.rate else float("inf")
 
 
+class Leaving:
+    """Whether a connection was lost, and who wants to hear of it at once; lies in the scopes of its requests."""
+
+    __slots__ = ("happened", "listeners")
+
+    def __init__(self) -> None:
+        self.happened = False
+        self.listeners: set[Callable[[], object]] = set()
+
+    def happen(self) -> None:
+        """It was lost."""
+        self.happened = True
+        for listener in tuple(self.listeners):
+            listener()
+
+
 class Connection(HttpToolsProtocol):
     """Uvicorn's connection with limits.
 
@@ -80,6 +97,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._on_refused = on_refused
         self._refusal: ServiceError | None = None
+        self._leaving = Leaving()
         self._since = self.loop.time()  # when the phase began: idle, head, body, or lingering
         self._received = 0  # bytes since the request began
         self._chunk = 0  # bytes that came last
@@ -89,6 +107,11 @@ class Connection(HttpToolsProtocol):
         """One connection more; over the limit, it is refused once it has said what it wants."""
         super().connection_made(transport)
         self._over = len(self.connections) > self._limits.connections
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is closed, by whomever."""
+        super().connection_lost(exc)
+        self._leaving.happen()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -104,6 +127,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self.scope[LEAVING] = self._leaving  # type: ignore[literal-required]
         self._since, self._received = self.loop.time(), self._chunk
         self._in_head, self._in_body, self._warned = True, False, False
 

@@ -3,12 +3,15 @@
 Nothing here refers back to the pipeline, so that no cycle keeps an engine alive once its pipeline is closed.
 """
 
+from dataclasses import replace
+
 from calibox_core.manifest import Manifest
 from calibox_server.batcher import Batcher
 from calibox_server.door import Held
-from calibox_server.engine import Engine
+from calibox_server.engine import Engine, runs_on_cpu
 from calibox_server.engine_runner import EngineRunner, RawDetections, Work, clock
 from calibox_server.metrics import ModelMetrics
+from calibox_server.options import available_cores
 from calibox_server.queue import Policy
 from calibox_server.slots import SlotPool
 
@@ -38,6 +41,10 @@ class EngineLine(Batcher[Work, RawDetections]):
         # Free slots that are worth keeping: what the engine holds, and as much again on its way there.
         slots = SlotPool(height=size.height, width=size.width, keep=2 * engine.in_flight * policy.max_batch)
         self.slots = slots
+        # Where a run for each core goes on at once, threads that decode beside them would only take turns with them.
+        self.decodes = runs_on_cpu(engine) and policy.max_batch == 1 and engine.instances >= available_cores()
+        if self.decodes:  # the next ones are handed over ahead: the cores do not wait for the event loop
+            policy = replace(policy, in_flight=policy.in_flight + policy.instances)
         self.in_flight = engine.in_flight
         super().__init__(
             self._runner.run,

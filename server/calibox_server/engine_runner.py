@@ -8,11 +8,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from calibox_server.background import in_thread
 from calibox_server.engine import CandidateEngine, CandidateOutput, Closable, Engine, EngineInput, EngineOutput
+from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
 from calibox_server.slots import Slot
@@ -20,7 +22,7 @@ from calibox_server.slots import Slot
 clock = time.monotonic  # the one clock of deadlines and stage times, in seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Work:
     """What the batcher holds of one image."""
 
@@ -29,6 +31,10 @@ class Work:
     refine_steps: int
     submitted: float
     candidates: bool = False  # whether what was there before suppression is wanted too
+    unwanted: bool = field(default=False, init=False)  # nobody waits for it any more
+
+    def decode(self) -> None:
+        """Puts the pixels into ``slot``, where they do not lie there yet; called in the engine's thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class RawDetections:
     queue: float
     engine: float
     batch: int = 1  # images that ran together
+    decode: float = 0.0  # where that was done by the engine's thread
     candidates: CandidateOutput | None = None  # one image's, padding included, where its batch fetched them
 
 
@@ -56,10 +63,9 @@ class EngineRunner:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix=f"engine-{name}")
 
-    async def run(self, batch: Sequence[Work]) -> list[RawDetections]:
+    def run(self, batch: Sequence[Work]) -> "asyncio.Future[list[RawDetections]]":
         """One batch to as many results, in order."""
-        self._metrics.batch_size.observe(len(batch))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run_here, batch)
+        return in_thread(self._threads, self._run_here, batch)
 
     async def close(self, *, idle: bool) -> None:
         """Ends the threads, and the engine itself where it wants to be closed and nothing runs in it (``idle``)."""
@@ -69,16 +75,22 @@ class EngineRunner:
 
     def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
         started = clock()
+        if all(work.unwanted for work in batch):  # they were handed over ahead, and left since
+            raise DeadlineError("nobody waits for this batch")
+        for work in batch:
+            work.decode()
+        decoded = clock()
+        self._metrics.batch_size.observe(len(batch))
         out, found = self._run_engine(batch)
-        engine = clock() - started
-        size = len(batch)
+        engine = clock() - decoded
         return [
             RawDetections(
-                unpadded(out, i),
-                started - work.submitted,
-                engine,
-                size,
-                found and CandidateOutput(*(a[i] for a in found)),
+                rows=unpadded(out, i),
+                queue=started - work.submitted,
+                engine=engine,
+                batch=len(batch),
+                decode=decoded - started,
+                candidates=found and CandidateOutput(*(a[i] for a in found)),
             )
             for i, work in enumerate(batch)
         ]

@@ -17,11 +17,12 @@ from calibox_core.manifest import Manifest
 from calibox_server.background import in_pool, together
 from calibox_server.decoding import decode_into
 from calibox_server.door import Submit
+from calibox_server.encoded import Encoded
 from calibox_server.engine import EngineFacts, EngineOutput
 from calibox_server.engine_runner import RawDetections, Work, clock, stack, unpadded
 from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
-from calibox_server.parameters import Parameters
+from calibox_server.parameters import Given, Parameters, read_parameters
 from calibox_server.queue import Priority
 from calibox_server.requests import ImagePart
 from calibox_server.slots import Slot, Slots
@@ -65,7 +66,11 @@ class StageTimes:
 
 
 class Line(Protocol):
-    """Where decoded images wait for the engine: in this process, or in front of another."""
+    """Where images wait for the engine: in this process, or in front of another."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether an image may wait as it was sent, to be decoded by the thread that runs it: a hand-over less."""
 
     @property
     def slots(self) -> Slots:
@@ -104,6 +109,7 @@ class Pipeline:
         max_pixels: of one image.
         max_tiles: that one image may be cut into.
         places: for the tiles of one request.
+        timeout_ms: of requests that name none.
         metrics: of this model.
     """
 
@@ -117,9 +123,12 @@ class Pipeline:
         max_pixels: int,
         max_tiles: int = 1,
         places: int = 1,
+        timeout_ms: float,
         metrics: ModelMetrics,
     ) -> None:
         self.manifest = manifest
+        self._timeout_ms = timeout_ms
+        self._usual = self._read({}, images=1)  # most requests ask for nothing in particular
         self.engine = engine
         self.line = line
         self._max_pixels = max_pixels
@@ -134,6 +143,17 @@ class Pipeline:
     def waiting(self) -> int:
         """Images that are decoded and wait for the engine."""
         return self.line.waiting
+
+    def parameters(self, given: Given, images: int) -> Parameters:
+        """What a request with so many images asks for.
+
+        Raises:
+            ParameterError: as `read_parameters` says.
+        """
+        return self._read(given, images) if given or images != 1 else self._usual
+
+    def _read(self, given: Given, images: int) -> Parameters:
+        return read_parameters(given, self.manifest, default_timeout_ms=self._timeout_ms, images=images)
 
     def admit(
         self, images: int, priority: Priority = Priority.NORMAL
@@ -173,6 +193,8 @@ class Pipeline:
         """
         if parameters.tiling is not None:
             return await self._detect_in_tiles(images, parameters, parameters.tiling, deadline, charge)
+        if self.line.decodes and len(images) == 1:
+            return await self._detect_encoded(submit, images[0], parameters, deadline)
         started = clock()
         placed = await self._decode_all(images, deadline)
         decoded = clock()
@@ -183,6 +205,18 @@ class Pipeline:
         found = [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in pairs]
         self._metrics.observe_scores(found)
         return found, _times(decoded - started, raw)
+
+    async def _detect_encoded(
+        self, submit: Submit[Work, RawDetections], image: ImagePart, parameters: Parameters, deadline: float
+    ) -> tuple[list[ImageDetections], StageTimes]:
+        """`detect` of one image that waits as it was sent."""
+        place = partial(self._decode, image, deadline=deadline)
+        work = Encoded.of(place, parameters, parameters.refine_steps[0], clock())
+        raw = await self.infer(submit, [work], deadline=deadline)
+        assert work.letterbox is not None  # it ran
+        found = [finish(raw[0].rows, work.letterbox, parameters, self.manifest)]
+        self._metrics.observe_scores(found)
+        return found, _times(raw[0].decode, raw)
 
     async def _detect_in_tiles(
         self,
@@ -226,7 +260,12 @@ class Pipeline:
         Raises:
             ServiceError: as `Submit` says.
         """
-        raw = await together([submit(one, deadline=deadline, priority=one.parameters.priority) for one in work])
+        try:
+            raw = await together([submit(one, deadline=deadline, priority=one.parameters.priority) for one in work])
+        except BaseException:
+            for one in work:
+                one.unwanted = True  # it may have been handed over already
+            raise
         self._metrics.images.inc(len(raw))
         return raw
 

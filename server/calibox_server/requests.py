@@ -65,18 +65,20 @@ async def read_request(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     _refuse_compressed(request)
     given: dict[str, list[Any]] = {}
-    for name, value in request.query_params.multi_items():
-        given.setdefault(name, []).append(value)
-    async with aclosing(_limited(request, max_bytes)) as body:
-        if kind == "multipart/form-data":
-            return await _read_multipart(request, body, given, max_images)
-        if kind == "application/json":
-            return await in_thread(read_json, await _join(body), given, max_images)
-        if kind.startswith("image/") or kind in ("", "application/octet-stream"):
-            data = await _join(body)
-            if not data:
-                raise MalformedRequestError("the body is empty; send the bytes of an image")
-            return DetectRequest([ImagePart(data, "the image")], given)
+    if request.scope["query_string"]:
+        for name, value in request.query_params.multi_items():
+            given.setdefault(name, []).append(value)
+    body = _Body(request, max_bytes)
+    if kind == "multipart/form-data":
+        async with aclosing(body.stream()) as stream:
+            return await _read_multipart(request, stream, given, max_images)
+    if kind == "application/json":
+        return await in_thread(read_json, await body.whole(), given, max_images)
+    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
+        data = await body.whole()
+        if not data:
+            raise MalformedRequestError("the body is empty; send the bytes of an image")
+        return DetectRequest([ImagePart(data, "the image")], given)
     raise UnsupportedMediaTypeError(
         f"the content type {kind[:60]} is not read; send the image itself with Content-Type: image/jpeg (or "
         "application/octet-stream), a multipart/form-data with files, or application/json with base64"
@@ -92,8 +94,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         ClientDisconnect: the client left.
     """
     _refuse_compressed(request)
-    async with aclosing(_limited(request, max_bytes)) as body:
-        return await _join(body)
+    return await _Body(request, max_bytes).whole()
 
 
 def _refuse_compressed(request: Request) -> None:
@@ -102,27 +103,48 @@ def _refuse_compressed(request: Request) -> None:
         raise UnsupportedMediaTypeError(f"bodies with Content-Encoding {encoding[:40]} are not read; send it plain")
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise TooManyBytesError(f"the body is {announced} bytes long; this server reads at most {max_bytes}")
-    read = 0
-    try:
-        async with aclosing(request.stream()) as stream:
-            async for chunk in stream:
-                read += len(chunk)
-                if read > max_bytes:
-                    raise TooManyBytesError(
-                        f"the body is longer than {max_bytes} bytes, the most that this server reads"
-                    )
-                yield chunk
-    except ClientDisconnect:
-        raise took_too_long(request.scope) or ClientDisconnect from None
+class _Body:
+    """A body as it comes; reading stops as soon as it is longer than allowed.
 
+    Raises:
+        TooManyBytesError: announced to be longer; later, when it is.
+        ClientDisconnect: the client left.
+    """
 
-async def _join(body: AsyncGenerator[bytes, None]) -> bytes:
-    chunks = [chunk async for chunk in body if chunk]
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > max_bytes:
+            raise TooManyBytesError(f"the body is {announced} bytes long; this server reads at most {max_bytes}")
+        self._request = request
+        self._max_bytes = max_bytes
+        self._read = 0
+        self._ended = False
+
+    async def whole(self) -> bytes:
+        """All of it."""
+        chunk = await self._next()
+        if self._ended:
+            return chunk
+        chunks = [chunk]
+        while not self._ended:
+            chunks.append(await self._next())
+        return b"".join(chunks)
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Piece by piece."""
+        while not self._ended:
+            yield await self._next()
+
+    async def _next(self) -> bytes:
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            raise took_too_long(self._request.scope) or ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        self._ended = not message.get("more_body", False)
+        self._read += len(chunk)
+        if self._read > self._max_bytes:
+            raise TooManyBytesError(f"the body is longer than {self._max_bytes} bytes, the most that this server reads")
+        return chunk
 
 
 class _InMemoryParser(MultiPartParser):

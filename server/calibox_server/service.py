@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from calibox_core.manifest import Manifest
 from calibox_server.answers import detections_json
+from calibox_server.background import in_thread
 from calibox_server.decoding import prepare_decoders
 from calibox_server.door import Held
 from calibox_server.engine import Engine, EngineFacts
@@ -21,7 +22,7 @@ from calibox_server.fetch.fetcher import Fetcher, make_fetcher
 from calibox_server.memory import MemoryMeter
 from calibox_server.metrics import Metrics, ModelMetrics
 from calibox_server.models import Models, OpenEngine
-from calibox_server.parameters import Parameters, read_parameters, read_target
+from calibox_server.parameters import Parameters, read_target
 from calibox_server.pipeline import Line, Pipeline, StageTimes, clock, free
 from calibox_server.queue import Policy, Priority
 from calibox_server.rate import Limiter, MakeLimiter
@@ -199,12 +200,7 @@ class Service:
 
     def _target(self, asked: DetectRequest) -> tuple[Pipeline, Parameters]:
         pipeline = self.models.find(*read_target(asked.given))
-        return pipeline, read_parameters(
-            asked.given,
-            pipeline.manifest,
-            default_timeout_ms=self.settings.timeout_ms,
-            images=len(asked.images),
-        )
+        return pipeline, pipeline.parameters(asked.given, len(asked.images))
 
     def stop(self) -> None:
         """From now on nothing new is taken; may be called from a signal handler, and again."""
@@ -242,7 +238,7 @@ class Service:
             raise full
 
     async def _in_thread(self, function: Callable[..., DetectRequest], *args: object) -> DetectRequest:
-        return await asyncio.get_running_loop().run_in_executor(self.decoders, function, *args)
+        return await in_thread(self.decoders, function, *args)
 
 
 def pipeline_for(
@@ -262,6 +258,7 @@ def pipeline_for(
         max_pixels=settings.max_pixels,
         max_tiles=settings.max_tiles,
         places=max(1, settings.queue_size - settings.reserved_places),
+        timeout_ms=settings.timeout_ms,
         metrics=metrics,
     )
 

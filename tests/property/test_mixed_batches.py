@@ -109,7 +109,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         metrics = Metrics().model("tiny", "1")
         policy = Policy(max_batch=MAX_BATCH, max_delay=0, instances=1, in_flight=1)
         line = EngineLine(bundle.manifest, engine, policy=policy, queue_size=2 * MAX_BATCH, metrics=metrics)
-        pipeline = Pipeline(bundle.manifest, engine, line, decoders=decoders, max_pixels=10**6, metrics=metrics)
+        pipeline = Pipeline(
+            bundle.manifest, engine, line, decoders=decoders, max_pixels=10**6, timeout_ms=1e4, metrics=metrics
+        )
         yield Bench(pipeline, engine)
         asyncio.run(pipeline.close(PATIENCE_S))
 

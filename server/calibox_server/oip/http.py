@@ -83,7 +83,7 @@ async def _infer(service: Service, request: Request) -> Response:
         length = json_length(request.headers.get(LENGTH_HEADER), len(body))
         asked = await _read(service, body, length)
         work = infer(service, model, version, asked, record_of(request.scope))
-        answer = await unless_client_leaves(request.receive, work)
+        answer = await unless_client_leaves(request, work)
     written, length_of_json = write_infer(answer)
     if length_of_json is None:
         return Response(written, media_type="application/json")

@@ -165,6 +165,7 @@ class FrontLink:
         if found is None:
             return  # the answer is under way
         line, entry, reply = found
+        entry.work.unwanted = True
         if not entry.taken:  # otherwise the slot is free when the batch ends
             line.leave(entry)
             reply.set_exception(StoppingError("nobody waits for this answer"))
@@ -177,7 +178,7 @@ class FrontLink:
 
     def _left(self) -> None:
         for line, entry, reply in self._entries.values():
-            reply.over = True
+            reply.over = entry.work.unwanted = True
             line.leave(entry)
         self._entries.clear()
         for number in list(self.invited):

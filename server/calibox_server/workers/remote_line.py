@@ -36,6 +36,8 @@ class RemoteLine(Door[Work, RawDetections]):
         queue_size, reserved, instances, held: of the door.
     """
 
+    decodes = False  # pixels go to the engine's process, not pictures
+
     def __init__(
         self,
         slots: SharedSlots,

@@ -52,7 +52,10 @@ class Front:
             held=SharedHeld(Places(self.page, 2, 1), offer.model),
         )
         counted = Metrics().model(offer.manifest.name, offer.manifest.version)
-        return Pipeline(offer.manifest, offer.engine, line, decoders=None, max_pixels=1, metrics=counted)  # type: ignore[arg-type]
+        nobody: Any = None  # decodes
+        return Pipeline(
+            offer.manifest, offer.engine, line, decoders=nobody, max_pixels=1, timeout_ms=1e4, metrics=counted
+        )
 
     def engine_comes(self, *offers: Offer) -> None:
         self.post = Post()
