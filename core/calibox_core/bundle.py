@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise BundleError(f"{path} does not follow manifest schema 1: {wrong}") from error
+        raise BundleError(f"{path} does not follow the manifest schema: {wrong}") from error
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -89,13 +89,20 @@ def find_bundles(root: Path) -> list[Path]:
 
 @contextmanager
 def new_bundle(destination: Path) -> Iterator[Path]:
-    """A scratch folder beside ``destination`` that becomes it by one rename when the block ends well.
+    """`new_folder` for a bundle.
 
     Raises:
         BundleError: ``destination`` exists.
     """
     if destination.exists():
         raise BundleError(f"{destination} exists; choose another version or remove it first")
+    with new_folder(destination) as scratch:
+        yield scratch
+
+
+@contextmanager
+def new_folder(destination: Path) -> Iterator[Path]:
+    """A scratch folder beside ``destination`` that becomes it by one rename when the block ends well."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
@@ -104,6 +111,19 @@ def new_bundle(destination: Path) -> Iterator[Path]:
         scratch.rename(destination)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def next_version(model: Path) -> str:
+    """One more than the highest version in a model's folder."""
+    taken = (int(path.name) for path in model.glob("*") if path.name.isascii() and path.name.isdigit())
+    return str(max(taken, default=0) + 1)
+
+
+def copy_files(bundle: Bundle, destination: Path, *, leave_out: Collection[str] = ()) -> None:
+    """Copies the files that a bundle's manifest lists, without the manifest, into another folder."""
+    for name in bundle.manifest.files.keys() - set(leave_out):
+        (destination / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, destination / name)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

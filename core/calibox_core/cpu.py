@@ -1,5 +1,7 @@
-"""What this machine's CPU can do."""
+"""What this machine's CPU is and can do."""
 
+import os
+import platform
 from pathlib import Path
 
 INT8_PRODUCTS = "int8-products"  # as engine.json says it under `needs`
@@ -16,3 +18,10 @@ def has_int8_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return not _FLAGS.isdisjoint(cpuinfo.read_text().split())
     except OSError:
         return True
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Processor and number of cores, for people."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibox_core.coco_matching import ClassMatches
 
@@ -60,6 +61,37 @@ def optimal_lrp(one: ClassMatches, threshold: int = 0) -> OptimalLrp | None:
         false_negative=1 - found / objects,
         threshold=float(scores[best]),
     )
+
+
+def resampled_lrp(
+    matches: Sequence[ClassMatches], weights_BI: NDArray[np.float32], threshold: int = 0
+) -> NDArray[np.float64]:
+    """OLRP of resamplings of the images, ``[B]``: mean over the classes that have objects in it, or NaN.
+
+    Args:
+        matches: of every class.
+        weights_BI: how often each image is drawn.
+        threshold: number of the threshold that is `MATCH_IOU`.
+    """
+    by_class = np.array([[_weighted_lrp(one, weights_I, threshold) for one in matches] for weights_I in weights_BI])
+    there = ~np.isnan(by_class)
+    count = there.sum(axis=1)
+    return np.where(count > 0, np.where(there, by_class, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _weighted_lrp(one: ClassMatches, weights_I: NDArray[np.float32], threshold: int) -> float:
+    """NaN without an object."""
+    objects = float(weights_I @ one.objects_I)
+    if objects == 0:
+        return float("nan")
+    counts = one.counts_TN[threshold]
+    scores, hits = one.scores_N[counts], one.hit_TN[threshold][counts]
+    weight = weights_I[one.image_N[counts]].astype(np.float64)
+    right, wrong = np.cumsum(weight * hits), np.cumsum(weight * ~hits)
+    loss = np.cumsum(np.where(hits, weight * (1 - one.iou_TN[threshold][counts].astype(np.float64)), 0.0))
+    errors = (loss / (1 - MATCH_IOU) + wrong + objects - right) / (wrong + objects)
+    errors[:-1][scores[:-1] == scores[1:]] = np.inf
+    return min(1.0, float(errors.min(initial=1.0)))
 
 
 def mean_lrp(classes: Sequence[OptimalLrp | None]) -> dict[str, float | None]:

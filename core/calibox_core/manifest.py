@@ -3,11 +3,21 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from calibox_core.fusion import Fusion
 from calibox_core.letterbox import PAD_VALUE
 from calibox_core.nms import NmsAttributes
+from calibox_core.operating_point import CalibrationRecord, OperatingPoint
+from calibox_core.parity import Parity
 from calibox_core.precision import Accuracy, Precision
 from calibox_core.score_map import ScoreMap
 
@@ -121,10 +131,16 @@ class LoweredFrom(_Part):
     accuracy: Accuracy = Field(description="This bundle held against it.")
 
 
-class Manifest(_Part):
-    """Schema of manifest.json, version 1. Scores, AP and thresholds are 0..1, boxes are in pixels."""
+# Of schema 2, which a bundle has as soon as one of them says something; readers of schema 1 know none of them.
+_SINCE_2 = ("operating_points", "calibration", "parity")
 
-    schema_version: Literal[1] = Field(default=1, description="Version of this schema.")
+
+class Manifest(_Part):
+    """Schema of manifest.json, versions 1 and 2. Scores, AP and thresholds are 0..1, boxes are in pixels."""
+
+    schema_version: Literal[1, 2] = Field(
+        default=1, description="Version of this schema: 2 where operating points, a calibration or parity are told."
+    )
     name: ModelName = Field(description="Name of the model: the folder that holds its versions.")
     version: ModelVersion = Field(description="Version of the model, a whole number from 1 as in other servers.")
     description: str = Field(default="", description="One sentence about the model.")
@@ -141,6 +157,12 @@ class Manifest(_Part):
         default_factory=ScoreMap,
         description="Strictly increasing map of the reported score; its inverse applies to score thresholds.",
     )
+    operating_points: tuple[OperatingPoint, ...] = Field(
+        default=(), description="Rankings with thresholds that requests may name."
+    )
+    calibration: CalibrationRecord | None = Field(
+        default=None, description="What `calibox calibrate` chose and measured; null where it was not run."
+    )
     dataset: DatasetInfo = Field(description="Training and validation data.")
     provenance: Provenance = Field(description="How the model was made.")
     precision: Precision = Field(default="fp32", description="Of the layers; post-processing and results are float32.")
@@ -150,6 +172,9 @@ class Manifest(_Part):
     measured: dict[str, dict[str, float | None]] = Field(
         default_factory=dict,
         description="Metrics per split (AP, AP50, ... in 0..1; null where the split has nothing to measure).",
+    )
+    parity: Parity | None = Field(
+        default=None, description="What `calibox verify --chain` measured; null where it was not run."
     )
     example: FileName | None = Field(
         default=None, description="A picture inside the bundle to try the model on; null where there is none."
@@ -169,6 +194,28 @@ class Manifest(_Part):
         if self.can_refine != (self.refinement is not None):
             raise ValueError("can_refine and refinement contradict each other: `refinement` says how, null where not")
         return self
+
+    @model_validator(mode="after")
+    def _points_can_be_named(self) -> Self:
+        names = [point.name for point in self.operating_points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"operating_points repeat a name: {', '.join(sorted(names))}")
+        for point in self.operating_points:
+            if strange := sorted(set(point.class_thresholds) - set(self.label_names)):
+                raise ValueError(f"the operating point {point.name} has thresholds of unknown classes: {strange}")
+        if self.schema_version == 1 and any(getattr(self, name) for name in _SINCE_2):
+            raise ValueError(f"{', '.join(_SINCE_2)} belong to schema_version 2, and this is 1")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_schema_1_lacks(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = whole(self)
+        return {name: value for name, value in document.items() if name not in _SINCE_2 or value}
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{self.version}"
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -41,14 +41,14 @@ def binned_error(scores: NDArray[Any], targets: NDArray[Any], *, bins: int = BIN
         targets: ``[N]`` in 0..1, or flags.
         bins: of the score.
     """
-    place = _bin_of(scores, bins)
+    place = bin_of(scores, bins)
     gap = np.abs(np.bincount(place, scores, minlength=bins) - np.bincount(place, targets, minlength=bins))
     return float(gap.sum() / len(scores))
 
 
 def reliability(scores: NDArray[Any], targets: NDArray[Any], *, bins: int = RELIABILITY_BINS) -> list[ReliabilityBin]:
     """Mean score, mean target and number of detections of each bin; empty ones are left out."""
-    place = _bin_of(scores, bins)
+    place = bin_of(scores, bins)
     inside = [place == number for number in range(bins)]
     return [
         ReliabilityBin(float(scores[here].mean()), float(targets[here].mean()), int(here.sum()))
@@ -104,5 +104,6 @@ def counted(
     return one.scores_N[counts_N], targets_TN[threshold][counts_N].astype(np.float64)
 
 
-def _bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.int64]:
+def bin_of(scores: NDArray[Any], bins: int) -> NDArray[np.int64]:
+    """Number of the bin of each score."""
     return np.clip((scores * bins).astype(np.int64), 0, bins - 1)

@@ -35,6 +35,10 @@ class ScoreMap(BaseModel):
         """Scores of the graph to reported scores; beyond the knots the first and last value hold."""
         return scores if self.is_identity else np.interp(scores, self.raw, self.mapped).astype(scores.dtype)
 
+    def undo(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """Reported scores back to scores of the graph; what lies beyond the knots is the first or last of them."""
+        return scores if self.is_identity else np.interp(scores, self.mapped, self.raw).astype(scores.dtype)
+
     def invert(self, threshold: float) -> float:
         """The score of the graph that is reported as ``threshold``; outside the map's range it keeps all or none."""
         if self.is_identity or threshold > self.mapped[-1]:

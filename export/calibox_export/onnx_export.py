@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibox_core.bundle import MODEL_FILE, new_bundle, write_manifest
+from calibox_core.bundle import MODEL_FILE, new_bundle, next_version, write_manifest
 from calibox_core.images import decode_image
 from calibox_core.manifest import Manifest
 from calibox_export.errors import ExportError
@@ -60,12 +60,6 @@ def export_bundle(
             shutil.copyfile(example, scratch / manifest.example)
         write_manifest(scratch, manifest)
     return destination
-
-
-def next_version(model: Path) -> str:
-    """One more than the highest version in a model's folder."""
-    taken = (int(path.name) for path in model.glob("*") if path.name.isascii() and path.name.isdigit())
-    return str(max(taken, default=0) + 1)
 
 
 def write_graph(source: Source, manifest: Manifest, path: Path) -> None:

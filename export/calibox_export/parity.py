@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibox_core.fusion import Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
-from calibox_core.nms import NmsAttributes, calibrated_nms, select_candidates
+from calibox_core.nms import Detections, NmsAttributes, calibrated_nms, select_candidates
 from calibox_core.operator_names import OUTPUTS
 from calibox_export.iou_net.refined import Refiner, compare_refined, mixed_steps
 from calibox_export.level_cut import LevelCut, passed_anchors
@@ -21,6 +21,7 @@ from calibox_export.sameness import (
     TWO_FRAMEWORKS,
     Outcome,
     Rows,
+    Sure,
     Tolerance,
     compare_rows,
     sure_candidates,
@@ -121,8 +122,8 @@ def compare_batch(
     found = graph(feeds)
     outcomes = {OPERATOR: Outcome()}
     for i, setting in enumerate(settings):
-        detections, candidates = _detections(found, i), _candidates(found, i)
-        raw = _one_hot(candidates, len(manifest.classes))
+        detections, candidates = detected_rows(found, i), candidate_rows(found, i)
+        raw = as_anchors(candidates, len(manifest.classes))
         outcomes[OPERATOR] += _compare_detections(detections, raw, setting, manifest.nms, ONE_RUNTIME)
     if refiner is not None and manifest.refinement is not None:
         steps = mixed_steps(len(images), manifest.refinement.steps)
@@ -134,8 +135,10 @@ def compare_batch(
     outcomes = {NETWORK: Outcome(), ANSWER: Outcome(), **outcomes}
     for i, setting in enumerate(settings):
         raw = boxes[i], p[i], q[i]
-        outcomes[NETWORK] += _compare_candidates(_candidates(found, i), raw, setting, manifest.nms, cuts)
-        outcomes[ANSWER] += _compare_detections(_detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cuts)
+        outcomes[NETWORK] += _compare_candidates(candidate_rows(found, i), raw, setting, manifest.nms, cuts)
+        outcomes[ANSWER] += _compare_detections(
+            detected_rows(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS, cuts
+        )
     return outcomes
 
 
@@ -150,8 +153,8 @@ def compare_engine(found: Arrays, expected: Arrays, settings: Sequence[Setting],
     """
     outcome = Outcome()
     for i, setting in enumerate(settings):
-        raw = _one_hot(_candidates(expected, i), len(manifest.classes))
-        outcome += _compare_detections(_detections(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS)
+        raw = as_anchors(candidate_rows(expected, i), len(manifest.classes))
+        outcome += _compare_detections(detected_rows(found, i), raw, setting, manifest.nms, TWO_FRAMEWORKS)
     return outcome
 
 
@@ -180,6 +183,22 @@ def _compare_detections(
     tolerance: Tolerance,
     cuts: Sequence[LevelCut] = (),
 ) -> Outcome:
+    sure, expected = reference_answer(raw, setting, attributes, tolerance, cuts)
+    return compare_rows(found, sure, expected.anchor_class, tolerance)
+
+
+def reference_answer(
+    raw: Raw, setting: Setting, attributes: NmsAttributes, tolerance: Tolerance, cuts: Sequence[LevelCut] = ()
+) -> tuple[Sure, Detections]:
+    """What must and may be kept of one image's raw scores, and what the reference of the operator keeps.
+
+    Args:
+        raw: boxes ``[A, 4]``, p ``[A, C]`` and q ``[A, 1]`` or ``[A, C]``.
+        setting: of the request.
+        attributes: of the operator.
+        tolerance: between the two sides.
+        cuts: of the levels that are cut to their best before the selection.
+    """
     candidates = sure_candidates(
         *raw, exponents=setting.exponents, attributes=attributes, tolerance=tolerance, cuts=cuts
     )
@@ -197,7 +216,7 @@ def _compare_detections(
         iou_threshold=setting.iou_threshold,
         attributes=attributes,
     )
-    return compare_rows(found, sure, expected.anchor_class, tolerance)
+    return sure, expected
 
 
 def _cut(raw: Raw, setting: Setting, cuts: Sequence[LevelCut]) -> Raw:
@@ -207,8 +226,8 @@ def _cut(raw: Raw, setting: Setting, cuts: Sequence[LevelCut]) -> Raw:
     return boxes, p * own[:, None], q
 
 
-def _detections(found: Arrays, image: int) -> Rows:
-    """Reported rows; a row behind them that is no padding counts as one, so that it is noticed."""
+def detected_rows(found: Arrays, image: int) -> Rows:
+    """Reported rows of one image; a row behind them that is no padding counts as one, so that it is noticed."""
     labels = found["labels"][image]
     rows = max(int(found["num_detections"][image]), int(np.flatnonzero(labels >= 0).max(initial=-1)) + 1)
     return Rows(
@@ -220,7 +239,8 @@ def _detections(found: Arrays, image: int) -> Rows:
     )
 
 
-def _candidates(found: Arrays, image: int) -> Rows:
+def candidate_rows(found: Arrays, image: int) -> Rows:
+    """Candidates before suppression of one image of a batch."""
     labels = found["candidate_labels"][image]
     rows = int(np.flatnonzero(labels >= 0).max(initial=-1)) + 1
     return Rows(
@@ -231,7 +251,7 @@ def _candidates(found: Arrays, image: int) -> Rows:
     )
 
 
-def _one_hot(candidates: Rows, classes: int) -> Raw:
+def as_anchors(candidates: Rows, classes: int) -> Raw:
     """Candidates as anchors of which each has a score for one class only."""
     p = np.zeros((len(candidates.labels), classes), np.float32)
     p[np.arange(len(p)), candidates.labels] = candidates.classification_scores

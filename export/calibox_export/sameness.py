@@ -113,7 +113,7 @@ def sure_candidates(
     found = select_candidates(boxes, p, q, exponents, wide)
     passed = passed_anchors(p, q, exponents, cuts, tie=tolerance.tie)
     anchor = found.anchor_class // max(1, p.shape[1])
-    found, anchor = _take(found, passed.may[anchor]), anchor[passed.may[anchor]]
+    found, anchor = take_candidates(found, passed.may[anchor]), anchor[passed.may[anchor]]
     exists = (found.classification_scores > floor + tolerance.score) & passed.must[anchor]
     must = exists & (_count_at_least(found.keys, found.keys - tolerance.tie) <= attributes.pre_nms_top_k)
     may = _count_above(found.keys[exists], found.keys + tolerance.tie) < attributes.pre_nms_top_k
@@ -122,12 +122,13 @@ def sure_candidates(
             f"{may.sum()} candidates have keys so close together that rounding decides which "
             f"{attributes.pre_nms_top_k} of them go on, so two answers cannot be compared: is the network trained?"
         )
-    found = _take(found, may)
+    found = take_candidates(found, may)
     none = np.zeros(len(found.keys), np.float32)
     return Sure(found, must=must[may], may=np.ones(len(none), bool), low=none, high=none)
 
 
-def _take(pairs: Candidates, chosen: Mask) -> Candidates:
+def take_candidates(pairs: Candidates, chosen: Mask) -> Candidates:
+    """Those that are chosen."""
     return Candidates(
         boxes=pairs.boxes[chosen],
         labels=pairs.labels[chosen],

@@ -94,7 +94,7 @@ def verify_bundle(
         ExportError: the checkpoint is of another model, or the bundle is of a lower precision than any checkpoint.
         EngineError: it has no such engine.
     """
-    reference = None if checkpoint is None else _load_reference(checkpoint, iou_net, bundle.manifest)
+    reference = None if checkpoint is None else load_reference(checkpoint, iou_net, bundle.manifest)
     folders = chosen_engines(bundle, engines)
     graph, settings = open_graph(bundle.model_path), usual_settings(bundle.manifest)
     chosen = [settings[i % len(settings)] for i in range(len(images))]
@@ -126,7 +126,17 @@ def _batches(count: int, size: int) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
-def _load_reference(checkpoint: Path, iou_net: Path | None, manifest: Manifest) -> "Reference":
+def load_reference(checkpoint: Path, iou_net: Path | None, manifest: Manifest) -> "Reference":
+    """The network of a bundle in PyTorch.
+
+    Args:
+        checkpoint: what the bundle was exported from.
+        iou_net: the checkpoint of its quality network, where it has one.
+        manifest: of the bundle.
+
+    Raises:
+        ExportError: the checkpoint is of another model, or the bundle is of a lower precision than any checkpoint.
+    """
     from calibox_export.source import load_source
 
     if manifest.precision != "fp32":

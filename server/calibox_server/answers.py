@@ -80,6 +80,7 @@ def _summary(pipeline: Pipeline, models: Models) -> dict[str, Any]:
         "score_threshold": manifest.thresholds.score,
         "iou_threshold": manifest.thresholds.iou,
         "max_detections": manifest.nms.max_detections,
+        "operating_points": [point.model_dump(mode="json") for point in manifest.operating_points],
         "example": manifest.example,
         "refinement": manifest.refinement and manifest.refinement.model_dump(mode="json"),
         "engine": {"name": engine.name, "instances": engine.instances, "max_batch": engine.max_batch},

@@ -68,12 +68,17 @@ class Engine(EngineFacts, Protocol):
 
 
 @runtime_checkable
-class CandidateEngine(Protocol):
-    """An engine that may also tell what it had before suppression."""
+class KnowsCandidates(Protocol):
+    """An engine that may also tell what it had before suppression, wherever it runs."""
 
     @property
     def tells_candidates(self) -> bool:
         """Whether this one does."""
+
+
+@runtime_checkable
+class CandidateEngine(KnowsCandidates, Protocol):
+    """One of this process."""
 
     def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
         """As `Engine.run`, and the candidates of every image."""
@@ -102,8 +107,8 @@ class Closable(Protocol):
 
 
 def tells_candidates(engine: EngineFacts) -> bool:
-    """Whether `CandidateEngine.run_with_candidates` can be called here."""
-    return isinstance(engine, CandidateEngine) and engine.tells_candidates
+    """Whether it can be asked for what it had before suppression."""
+    return isinstance(engine, KnowsCandidates) and engine.tells_candidates
 
 
 def example_batch(manifest: Manifest, size: int) -> EngineInput:

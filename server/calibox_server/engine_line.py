@@ -56,6 +56,11 @@ class EngineLine(Batcher[Work, RawDetections]):
             held=held,
         )
 
+    @property
+    def longest_run(self) -> float:
+        """As `EngineRunner.longest_run`."""
+        return self._runner.longest_run
+
     async def close(self, timeout: float) -> bool:
         """As `Batcher.close`, and closes the engine."""
         finished = await super().close(timeout)

@@ -5,6 +5,7 @@ of an unloaded model is free at once, not when the garbage collector comes by.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,16 +63,30 @@ class EngineRunner:
         self._engine = engine
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix=f"engine-{name}")
+        self._running: dict[int, float] = {}  # when the run of each thread began
+
+    @property
+    def longest_run(self) -> float:
+        """Seconds since the oldest of the runs that go on began; 0 where none does."""
+        return max((clock() - began for began in list(self._running.values())), default=0.0)
 
     def run(self, batch: Sequence[Work]) -> "asyncio.Future[list[RawDetections]]":
         """One batch to as many results, in order."""
-        return in_thread(self._threads, self._run_here, batch)
+        return in_thread(self._threads, self._run_timed, batch)
 
     async def close(self, *, idle: bool) -> None:
         """Ends the threads, and the engine itself where it wants to be closed and nothing runs in it (``idle``)."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if idle and isinstance(self._engine, Closable):
             await asyncio.to_thread(self._engine.close)
+
+    def _run_timed(self, batch: Sequence[Work]) -> list[RawDetections]:
+        thread = threading.get_ident()
+        self._running[thread] = clock()
+        try:
+            return self._run_here(batch)
+        finally:
+            del self._running[thread]
 
     def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
         started = clock()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calibox_core.bundle import Bundle, read_bundle, read_manifest
+from calibox_core.bundle import MODEL_FILE, Bundle, read_bundle, read_manifest
 from calibox_core.engines import EngineError, find_engines, read_engine
 from calibox_core.errors import BundleError
 from calibox_core.manifest import Manifest
@@ -25,6 +25,8 @@ class StockItem:
     input: tuple[int, int] | None  # width and height in pixels
     bytes: int  # of all its files, engines included
     engines: tuple[str, ...]  # runtime/precision
+    parity: str | None  # what `calibox verify --chain` found, in a few words; None where it was not run
+    operating_points: tuple[str, ...]  # names that requests may give
     problems: tuple[str, ...]  # one sentence each; none is a bundle that can be served
 
     def document(self) -> dict[str, Any]:
@@ -74,5 +76,13 @@ def _item(place: Place, check: Check) -> StockItem:
         input=None if manifest is None else (manifest.input.width, manifest.input.height),
         bytes=sum(path.stat().st_size for path in place.folder.rglob("*") if path.is_file()),
         engines=tuple(f"{folder.parent.name}/{folder.name}" for folder in engines),
+        parity=None if manifest is None else _parity(manifest),
+        operating_points=() if manifest is None else tuple(point.name for point in manifest.operating_points),
         problems=problems,
     )
+
+
+def _parity(manifest: Manifest) -> str | None:
+    if manifest.parity is None:
+        return None
+    return manifest.parity.standing(manifest.title, manifest.files.get(MODEL_FILE, ""))

@@ -64,7 +64,7 @@ def _show(items: "Sequence[StockItem]", as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("model", "version", "classes", "input", "size", "engines", "state")
+    table = Table("model", "version", "classes", "input", "size", "engines", "parity", "state")
     for item in items:
         table.add_row(
             Text(item.name),
@@ -73,6 +73,7 @@ def _show(items: "Sequence[StockItem]", as_json: bool) -> None:
             "?" if item.input is None else "{} x {}".format(*item.input),
             f"{item.bytes / 1e6:.1f} MB",
             ", ".join(item.engines) or "-",
+            item.parity or "-",
             Text("\n".join(item.problems) or "ok", style="red" if item.problems else "green"),
         )
     Console().print(table)

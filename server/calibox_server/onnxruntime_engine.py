@@ -1,6 +1,6 @@
 """ONNX Runtime: one session whose runs proceed side by side, each in its caller's thread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,11 +11,10 @@ from calibox_core.bundle import MODEL_FILE, Bundle
 from calibox_core.cpu import INT8_PRODUCTS, has_int8_products
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.errors import BundleError
+from calibox_core.graph_contract import Signature, graph_contract
 from calibox_core.manifest import Manifest
 from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput, example_batch
 from calibox_server.onnxruntime_provider import ProviderName, bucket_sizes, check_placed, placement
-
-_Signature = Mapping[str, tuple[str, tuple[int | None, ...]]]
 
 
 class OnnxRuntimeEngine:
@@ -116,28 +115,7 @@ def check_needs(built: BuiltEngine, providers: list[str]) -> None:
         )
 
 
-def graph_contract(manifest: Manifest) -> tuple[_Signature, _Signature]:
-    """Inputs and outputs that a bundle's graph has, as `check_contract` takes them; the batch is free."""
-    rows = manifest.nms.max_detections
-    inputs: _Signature = {
-        "images": ("tensor(uint8)", (None, manifest.input.height, manifest.input.width, 3)),
-        "fusion": ("tensor(float)", (None, 3)),
-        "score_threshold": ("tensor(float)", (None,)),
-        "iou_threshold": ("tensor(float)", (None,)),
-        "refine_steps": ("tensor(int32)", (None,)),
-    }
-    outputs: _Signature = {
-        "num_detections": ("tensor(int32)", (None,)),
-        "boxes": ("tensor(float)", (None, rows, 4)),
-        "labels": ("tensor(int32)", (None, rows)),
-        "classification_scores": ("tensor(float)", (None, rows)),
-        "localization_scores": ("tensor(float)", (None, rows)),
-        "scores": ("tensor(float)", (None, rows)),
-    }
-    return inputs, outputs
-
-
-def check_contract(inputs: _Signature, outputs: _Signature, manifest: Manifest) -> None:
+def check_contract(inputs: Signature, outputs: Signature, manifest: Manifest) -> None:
     """Compares names, types and shapes of a graph with the graph contract and the bundle's manifest.
 
     Args:
@@ -157,7 +135,7 @@ def check_contract(inputs: _Signature, outputs: _Signature, manifest: Manifest) 
         )
 
 
-def _differences(what: str, expected: _Signature, found: _Signature) -> list[str]:
+def _differences(what: str, expected: Signature, found: Signature) -> list[str]:
     wrong = []
     for name, (kind, shape) in expected.items():
         if name not in found:

@@ -84,6 +84,21 @@ _READY: dict[str, Schema] = {
     "score_threshold": NUMBER,
     "iou_threshold": NUMBER,
     "max_detections": WHOLE,
+    "operating_points": a_list(
+        an_object(
+            {
+                "name": described(TEXT, "What `operating_point` of a request may be."),
+                "description": TEXT,
+                "wanted": {"type": "object"},
+                "fusion": {"type": "object"},
+                "score_threshold": SCORE,
+                "class_thresholds": {"type": "object", "additionalProperties": SCORE},
+                "calibration": {"type": "object"},
+                "test": {"type": "object"},
+            }
+        ),
+        description="Rankings with thresholds that reached a wanted precision or recall.",
+    ),
     "example": described({"type": ["string", "null"]}, "Name of the picture that the bundle brings."),
     "refinement": {"type": ["object", "null"]},
     "engine": an_object({"name": TEXT, "instances": WHOLE, "max_batch": WHOLE}),

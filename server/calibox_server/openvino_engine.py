@@ -1,13 +1,15 @@
 """OpenVINO on the CPU: one compiled model, a stream for each run that may proceed beside others."""
 
 import queue
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.openvino_package import HINTS, IR_FILE, import_openvino
-from calibox_server.engine import EngineInput, EngineOutput
+from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput
 from calibox_server.onnxruntime_provider import CPU_MAX_BATCH
 
 
@@ -48,6 +50,8 @@ class OpenVinoEngine:
         )
         # What the graph does not read is left out; a port also bears the names of copies, its node only its own.
         self._inputs = [port.get_node().get_friendly_name() for port in compiled.inputs]
+        there = {name for port in compiled.outputs for name in port.names}
+        self.tells_candidates = there.issuperset(CandidateOutput._fields)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(instances):
             self._requests.put(compiled.create_infer_request())
@@ -57,10 +61,20 @@ class OpenVinoEngine:
 
     def run(self, batch: EngineInput) -> EngineOutput:
         """Detections of one batch."""
+        return EngineOutput(*self._fetch(batch, EngineOutput._fields))
+
+    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
+        """Detections of one batch, and what was there before suppression."""
+        found = self._fetch(batch, (*EngineOutput._fields, *CandidateOutput._fields))
+        own = len(EngineOutput._fields)
+        return EngineOutput(*found[:own]), CandidateOutput(*found[own:])
+
+    def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
+        """Copies of outputs; what an engine computes and nobody names stays where it is."""
         request = self._requests.get()
         try:
             found = request.infer({name: getattr(batch, name) for name in self._inputs}, share_inputs=True)
-            return EngineOutput(*(np.array(found[name]) for name in EngineOutput._fields))
+            return [np.array(found[name]) for name in names]
         finally:
             self._requests.put(request)
 

@@ -187,6 +187,13 @@ class Options(RequestOptions):
     drain_s: int = Field(
         default=30, ge=0, description="At SIGTERM, the longest that requests in flight may take to finish, in seconds."
     )
+    # Several times what a request may wait by default, and what the event loop of a process stalls on a busy machine.
+    hang_s: float = Field(
+        default=60.0,
+        ge=0.1,
+        description="With several HTTP workers: seconds without a sign of life, or within one run of an engine, after "
+        "which a process is killed and started again.",
+    )
     # Load balancers commonly keep idle connections for 60 s; a server that closes first makes them fail now and then.
     keep_alive_s: int = Field(default=65, ge=0, description="Seconds that an idle connection stays open.")
     api_keys_file: Path | None = Field(

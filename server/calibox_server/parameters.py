@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from calibox_core.errors import InvalidParameterError
 from calibox_core.fusion import MAX_ALPHA, MIN_SIGMA, Exponents, Fusion, FusionName
 from calibox_core.manifest import Manifest
+from calibox_core.operating_point import OperatingPoint
 from calibox_server.errors import ParameterError
 from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.queue import Priority
@@ -40,6 +41,11 @@ KNOWN: Mapping[str, tuple[dict[str, Any], str]] = {
     "sigma": (
         {"type": "number", "minimum": MIN_SIGMA},
         "Parameter of the fusion `gaussian` (p * exp(-(1-q)^2 / sigma)).",
+    ),
+    "operating_point": (
+        {"type": "string"},
+        "Name of one of the model's operating points, which sets fusion and score thresholds, for each class its own "
+        "where it has one. What the request names itself goes before it.",
     ),
     "score_threshold": (_PROBABILITY, "Detections with a `score` of at least this are returned."),
     "iou_threshold": (_PROBABILITY, "A box that overlaps a better one by more than this (IoU) is suppressed."),
@@ -93,6 +99,7 @@ class Parameters:
     timeout_ms: float
     priority: Priority = Priority.NORMAL
     tiling: Tiling | None = None  # None looks at the whole image alone
+    class_thresholds: tuple[float, ...] | None = None  # by label, on the graph's scale; None: `score_threshold` is all
 
 
 def read_target(given: Given) -> tuple[str | None, str | None]:
@@ -125,10 +132,13 @@ def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: flo
     Raises:
         ParameterError: the first value that is not accepted, with its name and range.
     """
-    score = _number(given, "score_threshold", 0, 1, default=manifest.thresholds.score)
+    point = _point(given, manifest)
+    by_class = _class_thresholds(given, manifest, point)
+    usual = manifest.thresholds.score if point is None else point.score_threshold
+    score = _number(given, "score_threshold", 0, 1, default=usual)
     return Parameters(
-        exponents=_exponents(given, manifest.fusion),
-        score_threshold=manifest.score_map.invert(score),
+        exponents=_exponents(given, manifest.fusion if point is None else point.fusion),
+        score_threshold=manifest.score_map.invert(score) if by_class is None else min(by_class),
         iou_threshold=_number(given, "iou_threshold", 0, 1, default=manifest.thresholds.iou),
         max_detections=_whole_number(given, "max_detections", 1, manifest.nms.max_detections),
         classes=_classes(given, manifest),
@@ -136,7 +146,30 @@ def read_parameters(given: Given, manifest: Manifest, *, default_timeout_ms: flo
         timeout_ms=_number(given, "timeout_ms", 1, MAX_TIMEOUT_MS, default=default_timeout_ms),
         priority=_priority(given),
         tiling=_tiling(given, manifest),
+        class_thresholds=by_class,
     )
+
+
+def _point(given: Given, manifest: Manifest) -> OperatingPoint | None:
+    name = _single(given, "operating_point")
+    if name is None:
+        return None
+    points = {point.name: point for point in manifest.operating_points}
+    if not points:
+        raise ParameterError(
+            f"operating_point is {_shown(name)}, and {manifest.name}/{manifest.version} has none; leave it out, or "
+            "make some with `calibox calibrate`"
+        )
+    if not isinstance(name, str) or name not in points:
+        _refuse("operating_point", f"one of {', '.join(points)}", name)
+    return points[name]
+
+
+def _class_thresholds(given: Given, manifest: Manifest, point: OperatingPoint | None) -> tuple[float, ...] | None:
+    """Of a point that has some; a threshold in the request goes before all of them."""
+    if point is None or not point.class_thresholds or _single(given, "score_threshold") is not None:
+        return None
+    return tuple(manifest.score_map.invert(point.threshold_of(name)) for name in manifest.label_names)
 
 
 def _exponents(given: Given, default: Fusion) -> Exponents:

@@ -299,7 +299,7 @@ def _times(decode: float, raw: Sequence[RawDetections]) -> StageTimes:
 
 def answer_of(seen: Seen, whole: View, parameters: Parameters, manifest: Manifest) -> ImageDetections:
     """What was merged from an image's tiles, as the request wants it."""
-    kept = _wanted(seen.labels, parameters)
+    kept = _wanted(seen.labels, seen.scores, parameters)
     return ImageDetections(
         width=whole.right,
         height=whole.bottom,
@@ -313,7 +313,7 @@ def answer_of(seen: Seen, whole: View, parameters: Parameters, manifest: Manifes
 
 def finish(rows: EngineOutput, letterbox: Letterbox, parameters: Parameters, manifest: Manifest) -> ImageDetections:
     """The graph's rows of one image as the request wants them: pixels of its image, mapped scores, its classes."""
-    kept = _wanted(rows.labels, parameters)
+    kept = _wanted(rows.labels, rows.scores, parameters)
     return ImageDetections(
         width=letterbox.width,
         height=letterbox.height,
@@ -325,8 +325,18 @@ def finish(rows: EngineOutput, letterbox: Letterbox, parameters: Parameters, man
     )
 
 
-def _wanted(labels: NDArray[np.int32], parameters: Parameters) -> slice | NDArray[np.intp]:
-    """Rows of the classes that were asked for, the best of them."""
-    if parameters.classes is None:
+def _wanted(labels: NDArray[np.int32], scores: NDArray[np.float32], parameters: Parameters) -> slice | NDArray[np.intp]:
+    """Rows of the classes that were asked for and at least at their thresholds, the best of them."""
+    if parameters.classes is None and parameters.class_thresholds is None:
         return slice(parameters.max_detections)
-    return np.flatnonzero(np.isin(labels, list(parameters.classes)))[: parameters.max_detections]
+    kept = reaching(labels, scores, parameters)
+    if parameters.classes is not None:
+        kept &= np.isin(labels, list(parameters.classes))
+    return np.flatnonzero(kept)[: parameters.max_detections]
+
+
+def reaching(labels: NDArray[np.int32], scores: NDArray[np.float32], parameters: Parameters) -> NDArray[np.bool_]:
+    """Which rows ``[n]`` are at least at the threshold of their class, compared in float32 as the graph compares."""
+    if parameters.class_thresholds is None:
+        return np.ones(len(labels), np.bool_)
+    return np.asarray(scores >= np.array(parameters.class_thresholds, np.float32)[labels])

@@ -122,3 +122,26 @@ def test_a_model_that_refines_and_ranks_by_one_score(page: Page) -> None:
     settings = call(page, "controls", "settingsOf", one)
     assert (settings["fusion"], settings["alpha"], settings["refine"]) == ("geometric", 0.5, 2)
     assert call(page, "requests", "parametersOf", one, settings, "combined")[-1] == ["refine", 2]
+
+
+POINT = {
+    "name": "precision90",
+    "description": "",
+    "fusion": {"name": "gaussian", "alpha": 0.5, "sigma": 0.25},
+    "score_threshold": 0.75,
+}
+
+
+def test_an_operating_point_is_asked_for_by_its_name_until_a_control_moves(page: Page) -> None:
+    pointed = model(operating_points=[POINT])
+    own = call(page, "controls", "settingsOf", pointed)
+    at_point = call(page, "controls", "settingsAt", pointed, "precision90", {**own, "iou_threshold": 0.7})
+    assert (at_point["fusion"], at_point["sigma"], at_point["score_threshold"]) == ("gaussian", 0.25, 0.75)
+    asked = call(page, "requests", "parametersOf", pointed, at_point, "combined")
+    assert asked[2:] == [["operating_point", "precision90"], ["iou_threshold", 0.7]]
+    by_class = call(page, "requests", "parametersOf", pointed, at_point, "classification")
+    assert by_class[2:4] == [["fusion", "classification"], ["score_threshold", 0.75]]
+    moved = call(page, "requests", "parametersOf", pointed, {**at_point, "operating_point": ""}, "combined")
+    assert moved[2:5] == [["fusion", "gaussian"], ["sigma", 0.25], ["score_threshold", 0.75]]
+    back = call(page, "controls", "settingsAt", pointed, "", at_point)
+    assert back == {**own, "iou_threshold": 0.7}

@@ -16,6 +16,7 @@ from calibox_server.keys import make_key
 from tests.support.browser import watched_page
 from tests.support.bundles import make_tiny_bundle
 from tests.support.live_server import live_server
+from tests.support.manifests import small_point
 from tests.support.page_steps import EXAMPLE, as_rows, ask, choose, drop, expect_rows, rank_by, rows, wait_for_boxes
 from tests.support.pictures import encoded
 
@@ -341,3 +342,23 @@ def test_a_model_is_chosen_and_its_settings_are_its_own(browser: Browser, tmp_pa
         page.get_by_label("Model", exact=True).select_option("second/1")
         second = as_rows(ask(url, PICTURE, model="second"))
         expect_rows(page, second)
+
+
+def test_an_operating_point_is_chosen_from_a_list(browser: Browser, tmp_path: Path) -> None:
+    strict = small_point("precision90", score_threshold=0.8, class_thresholds={"class-0": 0.4})
+    make_tiny_bundle(tmp_path, schema_version=2, operating_points=(strict,))
+    with live_server(tmp_path) as url, watched_page(browser, url) as page:
+        drop(page, PICTURE, "cells.jpg", "image/jpeg")
+        wait_for_boxes(page)
+        page.get_by_label("Operating point").select_option("precision90")
+        expect(page.locator("#curl")).to_contain_text("operating_point=precision90")
+        expect_rows(page, as_rows(ask(url, PICTURE, operating_point="precision90")))
+        expect(page.locator("#fusion")).to_have_value("power")
+        page.locator("#score_threshold").fill("0.7")
+        expect(page.locator("#operating_point")).to_have_value("")
+        expect(page.locator("#curl")).to_contain_text("fusion=power")
+
+
+def test_a_model_without_operating_points_has_no_list_of_them(page: Page) -> None:
+    expect(page.locator("#about")).not_to_be_empty()
+    expect(page.get_by_label("Operating point")).to_be_hidden()

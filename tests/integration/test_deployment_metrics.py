@@ -21,8 +21,8 @@ from tests.support.promql import Selected, selected
 
 DASHBOARD = json.loads((DOCKER / "grafana/dashboards/calibox.json").read_text())
 RULES = [rule for group in read_yaml("prometheus/rules.yaml")["groups"] for rule in group["rules"]]
-# Prometheus adds these to whatever it scrapes, and makes `up` itself.
-FROM_PROMETHEUS = {"job", "instance"}
+# Prometheus adds these to whatever it scrapes (the last two in Kubernetes), and makes `up` itself.
+FROM_PROMETHEUS = {"job", "instance", "namespace", "pod"}
 Exported = dict[str, dict[str, set[str]]]  # values by label by name
 
 
@@ -34,6 +34,13 @@ def queries() -> Iterator[tuple[str, str]]:
             yield f"{panel['title']}-{target['refId']}", text
     for rule in RULES:
         yield rule["alert"], rule["expr"]
+    for rule in read_yaml("kubernetes/prometheus-adapter/values.yaml")["rules"]["custom"]:
+        yield f"{rule['name']['as']}-series", rule["seriesQuery"]
+        # As the adapter fills it in when the autoscaler asks for the pods of a deployment.
+        query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
+        query = query.replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'namespace="n"')
+        assert "<<" not in query
+        yield rule["name"]["as"], query
 
 
 @pytest.fixture(scope="module")

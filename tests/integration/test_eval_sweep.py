@@ -162,4 +162,4 @@ def test_a_sweep_needs_objects_in_both_halves(
     (tmp_path / "half.json").write_text(json.dumps({**document, "annotations": kept}))
     where = ("--images", folder.images, "--annotations", tmp_path / "half.json", "--output", tmp_path / "r.json")
     done = calibox("eval", "--server", url, *where, "--sweep")
-    assert (done.code, "needs objects in both halves" in done.err) == (1, True), done.err
+    assert (done.code, "must be objects in both halves" in done.err) == (1, True), done.err

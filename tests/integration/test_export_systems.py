@@ -42,8 +42,10 @@ def test_a_system_is_exported_and_gives_the_same_answer(
     recipe = system(name, schedule__epochs=6, schedule__validate_every=6)
     settings = RunSettings(output=tmp_path / "run", accelerator="cpu", workers=0, progress=False)
     checkpoint = train(recipe, folder, settings).checkpoint
-    done = calibox("export", checkpoint, "--output", tmp_path / "models", "--name", name.replace("_", "-"))
+    chosen = ("--name", name.replace("_", "-"), "--triton", tmp_path / "triton")
+    done = calibox("export", checkpoint, "--output", tmp_path / "models", *chosen)
     assert done.code == 0, done.out + done.err
+    assert (tmp_path / "triton" / name.replace("_", "-") / "1/model.onnx").is_file()
     bundle = tmp_path / "models" / name.replace("_", "-") / "1"
     manifest = read_bundle(bundle).manifest
     assert (manifest.quality, manifest.fusion, manifest.nms) == (recipe.quality, recipe.fusion, recipe.nms)

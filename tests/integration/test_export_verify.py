@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from calibox_core.bundle import MODEL_FILE, read_bundle, read_manifest, write_manifest
 from calibox_core.dataset import CocoFolder
+from calibox_core.parity import Parity
 from calibox_export.parity import ANSWER, NETWORK, OPERATOR
 from calibox_training.train import RunSettings, train
 from tests.support.bundles import make_tiny_bundle
@@ -84,6 +85,35 @@ def test_a_graph_with_other_weights_fails_with_a_table(
     rows = {line.split()[0]: line.split() for line in done.out.splitlines() if line.split()[1:2] == ["8"]}
     assert int(rows[NETWORK][-1]) > 0  # different
     assert int(rows[OPERATOR][-1]) == 0  # the operator is right about the wrong candidates
+
+
+def test_the_chain_from_pytorch_to_http_holds_and_is_kept_in_the_manifest(
+    bundle: Path, checkpoint: Path, folder: CocoFolder, tmp_path: Path, calibox: CommandLine
+) -> None:
+    copied = Path(shutil.copytree(bundle, tmp_path / "rectangles"))
+    done = calibox("verify", copied, "--chain", "--checkpoint", checkpoint, "--data", folder.root, "--json")
+    assert done.code == 0, done.out + done.err
+    found = Parity.model_validate_json(done.out)
+    assert [found.first.name, *(hop.name for hop in found.hops)] == [
+        "pytorch",
+        "onnxruntime/fp32",
+        "http onnxruntime/fp32",
+    ]
+    assert (found.images, found.left_out, found.dataset) == (4, (), "rectangles val")
+    assert all(hop.from_first.same_images == 1 for hop in found.hops)
+    assert read_bundle(copied).manifest.parity == found
+
+
+def test_the_chain_breaks_at_a_graph_with_other_weights(
+    bundle: Path, checkpoint: Path, folder: CocoFolder, tmp_path: Path, calibox: CommandLine
+) -> None:
+    altered = Path(shutil.copytree(bundle, tmp_path / "altered"))
+    change_class_bias(altered, by=0.05)
+    options = ("--data", folder.root, "--images", 2, "--split", "train", "--no-store")
+    done = calibox("verify", altered, "--chain", "--checkpoint", checkpoint, *options)
+    assert done.code == 1
+    assert "the chain breaks at onnxruntime/fp32: 2 of 2 images do not keep" in " ".join(done.out.split())
+    assert read_manifest(altered).parity is None
 
 
 def change_class_bias(bundle: Path, *, by: float) -> None:

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from websockets.sync.client import connect
 
 from calibox_client import Client, RetryPolicy
+from calibox_server.engine import CandidateOutput
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import metric, wait_until
 from tests.support.http_workers import Workers, fresh_client, http_workers
 from tests.support.live_server import live_server
-from tests.support.oip import letterboxed, same, triton_http
+from tests.support.oip import OUTPUTS, letterboxed, same, triton_http
 from tests.support.pictures import encoded, picture
 from tests.support.reloads import JPEG, RAW, Askers, ask, put, two_networks
 
@@ -89,6 +91,15 @@ def test_requests_of_every_kind_are_answered_as_by_one_process(
         images = letterboxed(picture(), picture(seed=1))
         with triton_http(workers.url[7:]) as far, triton_http(alone[7:]) as near:
             assert same(far.infer(images=images), near.infer(images=images))
+            wanted = far.outputs([*OUTPUTS, *CandidateOutput._fields])
+            told = [
+                one.client.infer("tiny", one.inputs({"images": images}), outputs=wanted) for one in (far, near, far)
+            ]
+            for name in (*OUTPUTS, *CandidateOutput._fields):
+                one, other, again = (answer.as_numpy(name) for answer in told)
+                np.testing.assert_array_equal(one, other)
+                np.testing.assert_array_equal(again, other)
+            assert (told[0].as_numpy("candidate_labels") >= 0).any()
 
 
 def test_connections_are_dealt_out_evenly(workers: Workers) -> None:
@@ -182,6 +193,26 @@ def test_when_the_engine_process_is_killed_requests_wait_for_its_successor(
     answered = askers.end()
     assert answered == [expected] * len(answered)
     assert metric(client, "calibox_requests_total") - before == len(answered) + 1
+
+
+def test_an_engine_process_that_hangs_is_killed_and_requests_go_to_its_successor(
+    networks: tuple[Path, list[Path]],
+) -> None:
+    with (
+        http_workers(networks[0], "--hang-s", "2", "--timeout-ms", "60000") as workers,
+        fresh_client(workers.url) as client,
+    ):
+        expected, hung = ask(client), workers.pids()["engine"]
+        askers = Askers(client)
+        askers.wait_for_more()
+        workers.stop("engine")
+        wait_until(lambda: workers.pids().get("engine", hung) != hung)
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        askers.wait_for_more()
+        answered = askers.end()
+        assert answered == [expected] * len(answered)
+        ends = metric(client, "calibox_process_ends_total", process="engine")
+    assert ends >= 1
 
 
 def test_when_a_front_end_is_killed_retries_hide_it(workers: Workers, client: httpx2.Client) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from calibox_core.bundle import MODEL_FILE, Bundle, read_bundle
 from calibox_core.dataset import CocoFolder
 from calibox_core.fusion import FusionName
 from calibox_core.nms import OutScore
+from calibox_export.chain.run import ChainOrder, verify_chain
 from calibox_export.engines.build import BuildOrder, build_engine
 from calibox_export.engines.openvino_ir import OpenVinoBackend
 from calibox_export.parity import ANSWER, NETWORK, OPERATOR, REFINED, graph_feeds, open_graph, usual_settings
@@ -61,6 +63,30 @@ def client(bundle: Bundle) -> Iterator[Client]:
     make_tiny_bundle(bundle.folder.parents[1], name="plain")
     with live_server(bundle.folder.parents[1], max_batch=4) as url, Client(url) as client:
         yield client
+
+
+def test_the_chain_holds_from_pytorch_to_http(
+    bundle: Bundle, detector: Path, predictor: Path, folder: CocoFolder
+) -> None:
+    def serve_here(place: Path, runtime: str, precision: str) -> AbstractContextManager[str]:
+        return live_server(place, engine=runtime, precision=precision, max_batch=1)
+
+    order = ChainOrder(
+        folder=folder,
+        dataset="rectangles",
+        split="train",
+        images=4,
+        checkpoint=detector,
+        iou_net=predictor,
+        engines="none",
+        serve=serve_here,
+    )
+    found = verify_chain(bundle, order)
+    assert [(hop.name, hop.holds, hop.reason) for hop in found.hops] == [
+        ("onnxruntime/fp32", True, ""),
+        ("http onnxruntime/fp32", True, ""),
+    ]
+    assert found.hops[1].from_first.same_images == 1
 
 
 def test_the_manifest_says_how_boxes_are_ranked_and_refined(bundle: Bundle) -> None:

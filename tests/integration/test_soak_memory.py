@@ -43,12 +43,15 @@ def test_the_mixture_does_everything_and_the_server_answers_right(models: Path, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell their memory otherwise")
-def test_what_a_server_keeps_of_every_request_is_seen(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--http-workers", "2"), marks=pytest.mark.slow)], ids=["one", "several"]
+)
+def test_what_a_server_keeps_of_every_request_is_seen(options: tuple[str, ...], models: Path, tmp_path: Path) -> None:
     setup = Setup(models, tmp_path)
 
     def grown(*command: str) -> float:
         """MB by 300 requests, once 100 were answered."""
-        with serving(models, tmp_path, (), command=command) as served:
+        with serving(models, tmp_path, options, command=command) as served:
 
             async def run() -> float:
                 mixture = await Mixture.at(served.port, setup.bundle, seed=0, progress=lambda _: None)

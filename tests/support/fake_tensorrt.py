@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.engines import BuiltEngine, EngineRecord, Runtime, engine_folder, write_record
+from calibox_core.graph_contract import graph_contract
 from calibox_core.manifest import Manifest
 from calibox_server.engine import EngineInput, EngineOutput
-from calibox_server.onnxruntime_engine import graph_contract
 from tests.support.memory_driver import MemoryDriver
 
 VERSION = "11.4.0.2"

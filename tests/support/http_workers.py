@@ -41,6 +41,10 @@ class Workers:
         """`kill -9` of one of them."""
         os.kill(self.pids()[name], signal.SIGKILL)
 
+    def stop(self, name: str) -> None:
+        """Lets one of them stand still, as if it hung; nothing but `kill -9` ends it then."""
+        os.kill(self.pids()[name], signal.SIGSTOP)
+
     def sockets(self, name: str) -> int:
         """Sockets that one of them has open."""
         links = Path(f"/proc/{self.pids()[name]}/fd").iterdir()

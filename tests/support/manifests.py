@@ -6,6 +6,7 @@ from typing import Any
 from calibox_core.fusion import Fusion, FusionName
 from calibox_core.manifest import ClassInfo, DatasetInfo, InputSpec, Manifest, Provenance, QualitySpec
 from calibox_core.nms import NmsAttributes
+from calibox_core.operating_point import OperatingPoint, PointMeasure, Rate, Wanted
 
 
 def small_manifest(**changes: Any) -> Manifest:
@@ -30,3 +31,19 @@ def small_manifest(**changes: Any) -> Manifest:
         ),
     }
     return Manifest(**(fields | changes))
+
+
+def small_point(name: str, **changes: Any) -> OperatingPoint:
+    """An operating point of `small_manifest`; `changes` replace whole fields."""
+    rate = Rate(value=0.9, low=0.8, high=0.95)
+    measure = PointMeasure(images=2, objects=3, detections=4, precision=rate, recall=rate, f1=rate)
+    fields: dict[str, Any] = {
+        "name": name,
+        "wanted": Wanted(measure="precision", value=0.9, match_iou=0.5),
+        "fusion": Fusion(name=FusionName.POWER, alpha=2.0),
+        "score_threshold": 0.5,
+        "class_thresholds": {"dog": 0.25},
+        "calibration": measure,
+        "test": measure,
+    }
+    return OperatingPoint(**(fields | changes))

@@ -71,7 +71,9 @@ def test_the_server_loads_no_training_framework() -> None:
 
 def test_the_client_loads_nothing_of_the_other_rooms() -> None:
     # The command line and the evaluation stand on core's metrics; the SDK does not.
-    loaded = loaded_by("calibox_client", but=("calibox_client.commands", "calibox_client.evaluation"))
+    loaded = loaded_by(
+        "calibox_client", but=("calibox_client.commands", "calibox_client.evaluation", "calibox_client.calibration")
+    )
     assert "calibox_client" in loaded
     unwanted = {"pydantic", "torch", "fastapi", "onnxruntime", "cv2"}
     unwanted |= {"calibox_core", "calibox_training", "calibox_export", "calibox_server"}

@@ -24,7 +24,7 @@ from calibox_client.models import ModelInfo, model_request, models_request, read
 from calibox_client.replies import Reply, read_detections
 from calibox_client.requests import DetectParameters, HttpRequest, detect_request
 from calibox_client.results import Detections
-from calibox_client.retries import Deadline, RetryObserver, RetryPolicy, async_retrying
+from calibox_client.retries import Deadline, RetryObserver, RetryPolicy, call_async
 from calibox_client.settings import Settings
 from calibox_client.streaming.answers import FrameAnswer
 from calibox_client.streaming.open import DEFAULT_AHEAD, stream_request, stream_with
@@ -61,8 +61,10 @@ class _Link(Settings):
         self, images: ImageBatch[Any], batch: bool, timeout: float | None, parameters: Mapping[str, Any]
     ) -> list[Detections]:
         deadline = self._deadline(timeout)
-        # Files and PNG would hold up the event loop.
-        encoded = await asyncio.to_thread(encode_images, images, self._encoding)
+        # Files and PNG would hold up the event loop; bytes are ready, and a thread costs a tenth of the call.
+        ready = all(isinstance(image, bytes) for image in images)
+        encode = partial(encode_images, images, self._encoding)
+        encoded = encode() if ready else await asyncio.to_thread(encode)
         request = detect_request(encoded, batch=batch, parameters=parameters)
         return await self._call(request, partial(read_detections, images=len(encoded)), deadline)
 
@@ -70,10 +72,10 @@ class _Link(Settings):
         async def attempt() -> _T:
             return read(await self._exchange(request, deadline))
 
-        return await async_retrying(self._patience, deadline.remaining(), self._sleep)(attempt)
+        return await call_async(self._patience, deadline, self._sleep, attempt)
 
     async def _exchange(self, request: HttpRequest, deadline: Deadline) -> Reply:
-        arguments = stream_arguments(request, deadline)
+        arguments = stream_arguments(self.url, request, deadline)
         try:
             async with asyncio.timeout(deadline.remaining()), self._http.stream(**arguments) as reply:
                 return Reply(reply.status_code, reply.headers, await reply.aread())

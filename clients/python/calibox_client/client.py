@@ -26,7 +26,7 @@ from calibox_client.models import ModelInfo, model_request, models_request, read
 from calibox_client.replies import Reply, read_detections
 from calibox_client.requests import DetectParameters, HttpRequest, detect_request
 from calibox_client.results import Detections
-from calibox_client.retries import Deadline, RetryObserver, RetryPolicy, retrying
+from calibox_client.retries import Deadline, RetryObserver, RetryPolicy, call
 from calibox_client.settings import Settings
 from calibox_client.streaming.answers import FrameAnswer
 from calibox_client.streaming.blocking import iterate
@@ -83,13 +83,12 @@ class _Link(Settings):
         deadline: Deadline,
         sleep: Callable[[float], None] | None = None,
     ) -> _T:
-        loop = retrying(self._patience, deadline.remaining(), sleep or self._sleep)
-        return loop(lambda: read(self._exchange(request, deadline)))
+        return call(self._patience, deadline, sleep or self._sleep, lambda: read(self._exchange(request, deadline)))
 
     def _exchange(self, request: HttpRequest, deadline: Deadline) -> Reply:
         content = bytearray()
         try:
-            with self._http.stream(**stream_arguments(request, deadline)) as reply:
+            with self._http.stream(**stream_arguments(self.url, request, deadline)) as reply:
                 for chunk in reply.iter_bytes():
                     content += chunk
                     if deadline.remaining() <= 0:

@@ -47,8 +47,13 @@ def default_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return {"User-Agent": f"calibox-client/{version('calibox')}", **(headers or {})}
 
 
-def stream_arguments(request: HttpRequest, deadline: Deadline) -> dict[str, Any]:
+def stream_arguments(url: str, request: HttpRequest, deadline: Deadline) -> dict[str, Any]:
     """Arguments of httpx2's ``stream``, with what is left of the call's time as limit of each network operation.
+
+    Args:
+        url: of the server, without a trailing slash.
+        request: to it.
+        deadline: of the call.
 
     Raises:
         DeadlineError: nothing is left.
@@ -59,8 +64,8 @@ def stream_arguments(request: HttpRequest, deadline: Deadline) -> dict[str, Any]
     request = ending_in(request, remaining)
     return {
         "method": request.method,
-        "url": request.path,
-        "params": dict(request.query),
+        # Whole and as text: joined by httpx2 to its base and to parameters, it is taken apart three times over.
+        "url": f"{url}{request.path}?{httpx2.QueryParams(request.query)}" if request.query else f"{url}{request.path}",
         "headers": dict(request.headers),
         "content": request.content,
         "data": dict(request.form) or None,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -23,6 +24,13 @@ AlphaOption = Annotated[
     float | None, typer.Option(help="Exponent of the fusions geometric (0 to 1) and power (at least 0).")
 ]
 SigmaOption = Annotated[float | None, typer.Option(help="Width of the fusion gaussian, above 0.")]
+OperatingPointOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="One of the model's operating points: its fusion and score thresholds, where no other is given.",
+    ),
+]
 IouThresholdOption = Annotated[float | None, typer.Option(help="Boxes that overlap more are suppressed (IoU, 0 to 1).")]
 ClassesOption = Annotated[
     list[str] | None, typer.Option("--classes", help="Return only this class, a name or a category id; repeatable.")
@@ -50,6 +58,22 @@ VersionOption = Annotated[str | None, typer.Option(help="Version of the model; t
 TimeoutMsOption = Annotated[
     float | None, typer.Option(help="The server gives up a request after this many milliseconds.")
 ]
+
+RayOption = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="Ask no server: actors hold the --bundle, on the Ray cluster that RAY_ADDRESS names, or on this machine.",
+    ),
+]
+BundleOption = Annotated[
+    Path | None, typer.Option(help="With --ray: folder of one version of one model.", metavar="DIR")
+]
+ActorsOption = Annotated[
+    int | None, typer.Option(min=1, help="With --ray: actors; as many as there is room for when left out.")
+]
+ActorCoresOption = Annotated[int, typer.Option(min=1, help="With --ray: cores of each actor.")]
+ActorGpusOption = Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each actor, or a share of one.")]
 
 
 def key_headers() -> dict[str, str]:

@@ -24,6 +24,7 @@ class DetectParameters(TypedDict, total=False):
     fusion: str | None  # classification, product, geometric, power, gaussian, localization
     alpha: float | None  # of geometric (0..1) and power (>= 0)
     sigma: float | None  # of gaussian, > 0
+    operating_point: str | None  # of the model: sets fusion and thresholds where they are not given
     score_threshold: float | None  # 0..1: reported scores of at least this are returned
     iou_threshold: float | None  # 0..1: overlap above this suppresses
     max_detections: int | None  # per image, best first

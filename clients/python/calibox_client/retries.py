@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -18,6 +18,7 @@ from calibox_client.budget import RetryBudget
 from calibox_client.errors import OverloadedError, ServerUnreachableError
 
 RetryObserver = Callable[[BaseException, float], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +127,71 @@ class Patience:
         return math.inf if turn is None else max(pause, turn)
 
 
-def retrying(patience: Patience, seconds: float, sleep: Callable[[float], None]) -> tenacity.Retrying:
-    """The loop around a blocking call that has so many seconds: ``retrying(...)(function, *arguments)``."""
-    return tenacity.Retrying(sleep=sleep, **_loop(patience, seconds))
+def call(patience: Patience, deadline: Deadline, sleep: Callable[[float], None], attempt: Callable[[], T]) -> T:
+    """Tries, and again where that may help; tenacity's loop costs more than the decision, so a first success skips it.
+
+    Args:
+        patience: decides.
+        deadline: of all tries and pauses.
+        sleep: between them.
+        attempt: one try.
+
+    Raises:
+        Exception: the last try's.
+    """
+    patience.budget.call()
+    try:
+        return attempt()
+    except Exception as error:
+        if not is_repeatable(error):
+            raise
+        tried = _Tried(error)
+
+    def again() -> T:
+        tried.tell_once()
+        return attempt()
+
+    return tenacity.Retrying(sleep=sleep, **_loop(patience, deadline.remaining()))(again)
 
 
-def async_retrying(
-    patience: Patience, seconds: float, sleep: Callable[[float], Awaitable[None]]
-) -> tenacity.AsyncRetrying:
-    """The same loop around coroutine functions."""
-    return tenacity.AsyncRetrying(sleep=sleep, **_loop(patience, seconds))
+async def call_async(
+    patience: Patience,
+    deadline: Deadline,
+    sleep: Callable[[float], Awaitable[None]],
+    attempt: Callable[[], Awaitable[T]],
+) -> T:
+    """`call` of a coroutine function."""
+    patience.budget.call()
+    try:
+        return await attempt()
+    except Exception as error:
+        if not is_repeatable(error):
+            raise
+        tried = _Tried(error)
+
+    async def again() -> T:
+        tried.tell_once()
+        return await attempt()
+
+    return await tenacity.AsyncRetrying(sleep=sleep, **_loop(patience, deadline.remaining()))(again)
+
+
+class _Tried:
+    """The failure of a first try that was made before the loop, which counts it as its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error: Exception | None = error
+
+    def tell_once(self) -> None:
+        """Raises it the first time."""
+        if (error := self._error) is not None:
+            self._error = None
+            raise error
 
 
 def _loop(patience: Patience, seconds: float) -> dict[str, Any]:
+    """How tenacity repeats a call that has so many seconds left."""
+
     def wait(state: tenacity.RetryCallState) -> float:
         return patience.pause(state.attempt_number, _error(state), seconds - (state.seconds_since_start or 0.0))
 
@@ -146,7 +199,6 @@ def _loop(patience: Patience, seconds: float) -> dict[str, Any]:
         if (error := _error(state)) is not None:
             patience.tell(error, state.upcoming_sleep)
 
-    patience.budget.call()
     return {
         "retry": tenacity.retry_if_exception(is_repeatable),
         "wait": wait,

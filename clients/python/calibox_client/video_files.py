@@ -139,5 +139,10 @@ def _opencv() -> Any:
         raise MissingPackageError(
             "videos and cameras need the package opencv-python-headless; install it with: pip install 'calibox[video]'"
         ) from error
+    if not hasattr(cv2, "VideoCapture"):  # as where an image compiles its own
+        raise MissingPackageError(
+            "this OpenCV was compiled without videos and cameras; use the package opencv-python-headless in another "
+            "environment: pip install 'calibox[video]'"
+        )
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be opened is told by us
     return cv2

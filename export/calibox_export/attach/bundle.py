@@ -14,7 +14,7 @@ from onnx import TensorProto, compose, helper
 from torch import Tensor, nn
 
 from calibox_core import __version__
-from calibox_core.bundle import MODEL_FILE, new_bundle, write_manifest
+from calibox_core.bundle import MODEL_FILE, new_bundle, next_version, write_manifest
 from calibox_core.fusion import Fusion
 from calibox_core.manifest import Manifest, Provenance, QualitySpec
 from calibox_export.attach.detector_graph import ForeignDetector, detector_graph
@@ -26,7 +26,6 @@ from calibox_export.iou_net.part import METHOD, refinement_of
 from calibox_export.iou_net.predictor_text import map_names
 from calibox_export.iou_net.reference import refined_boxes
 from calibox_export.network import network_graph
-from calibox_export.onnx_export import next_version
 from calibox_export.parity import MEANING, compare_batch, open_graph, usual_settings
 from calibox_training.iou_net.attached import AttachedModel
 from calibox_training.iou_net.features import outputs_of_boxes

@@ -138,10 +138,11 @@ def drift(reference: Sequence[Found], engine: Sequence[Found]) -> Drift:
     )
 
 
-def _pairs(one: Found, other: Found) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Distances of the scores and largest shifts of the boxes of greedy pairs, best IoU first."""
+def paired(one: Found, other: Found) -> tuple[list[int], list[int]]:
+    """Rows of both sides that are greedy pairs, best IoU first."""
     iou_NM = pairwise_iou(one.boxes_N4, other.boxes_N4) * (one.labels_N[:, None] == other.labels_N[None, :])
-    rows, columns = [], []
+    rows: list[int] = []
+    columns: list[int] = []
     for flat in np.argsort(-iou_NM, axis=None, kind="stable"):
         n, m = divmod(int(flat), max(1, iou_NM.shape[1]))
         if iou_NM[n, m] < PAIRED_IOU:
@@ -149,6 +150,12 @@ def _pairs(one: Found, other: Found) -> tuple[NDArray[np.float32], NDArray[np.fl
         if n not in rows and m not in columns:
             rows.append(n)
             columns.append(m)
+    return rows, columns
+
+
+def _pairs(one: Found, other: Found) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Distances of the scores and largest shifts of the boxes of pairs."""
+    rows, columns = paired(one, other)
     score_gap = np.abs(one.scores_N[rows] - other.scores_N[columns])
     return score_gap, np.abs(one.boxes_N4[rows] - other.boxes_N4[columns]).max(axis=1, initial=0)
 

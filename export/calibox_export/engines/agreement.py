@@ -89,7 +89,7 @@ def compare_engines(
     for folder in folders:
         name = f"{folder.parent.name}/{folder.name}"
         try:
-            engine = _open(bundle, folder)
+            engine = open_engine(bundle, folder)
             found = [engine(one) for one in feeds]
         except EngineError as error:
             yield EngineLine(name, reason=str(error))
@@ -104,12 +104,17 @@ def compare_engines(
         yield EngineLine(name, moved, outcome)
 
 
-def _open(bundle: Bundle, folder: Path) -> Graph:
+def open_engine(bundle: Bundle, folder: Path, *, as_served: bool = False) -> Graph:
+    """An engine of a bundle, to run here; ``as_served`` as `Backend.open` says.
+
+    Raises:
+        EngineError: it is not whole, or cannot be used here.
+    """
     record = read_engine(bundle, folder).record
     backend = BACKENDS[record.runtime]
     backend.version()
     backend.check(record.precision)
-    opened = backend.open(folder, record.precision)
+    opened = backend.open(folder, record.precision, as_served=as_served)
     if opened is None:
         raise EngineError(f"built for {', '.join(record.needs)}, which is not here")
     return opened

@@ -62,5 +62,12 @@ class Backend(Protocol):
             EngineError: it cannot be built.
         """
 
-    def open(self, folder: Path, precision: Precision) -> Graph | None:
-        """The engine, to run here; None where it was built for another device than this machine has."""
+    def open(self, folder: Path, precision: Precision, *, as_served: bool = False) -> Graph | None:
+        """The engine, to run here; None where it was built for another device than this machine has.
+
+        Args:
+            folder: of its files.
+            precision: of the arithmetic.
+            as_served: compile it as the server does by default, for one image and one thread, where that decides how
+                a lower precision rounds.
+        """

@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
         onnx.save(graph, folder / MODEL_FILE)
         return Facts(needs=NEEDS[work.precision])
 
-    def open(self, folder: Path, precision: Precision) -> Graph:
+    def open(self, folder: Path, precision: Precision, *, as_served: bool = False) -> Graph:  # noqa: ARG002 - all one
         """On this machine: float16 on its GPU."""
         return open_graph(
             folder / MODEL_FILE, providers=(*([CUDA] if precision == "fp16" else []), "CPUExecutionProvider")

@@ -40,9 +40,9 @@ class OpenVinoBackend:
         write_ir(graph_of(work), folder)
         return Facts(needs=NEEDS[work.precision])
 
-    def open(self, folder: Path, precision: Precision) -> Graph:
+    def open(self, folder: Path, precision: Precision, *, as_served: bool = False) -> Graph:
         """On this CPU."""
-        return open_ir(folder / IR_FILE, precision)
+        return open_ir(folder / IR_FILE, precision, as_served=as_served)
 
 
 def check_capabilities(precision: Precision) -> None:
@@ -102,10 +102,22 @@ def write_ir(graph: onnx.ModelProto, folder: Path) -> None:
     import_openvino().save_model(openvino_model(graph), folder / IR_FILE, compress_to_fp16=False)
 
 
-def open_ir(path: Path, precision: Precision) -> Graph:
-    """An engine's file, to run on the CPU: every output by name."""
+def open_ir(path: Path, precision: Precision, *, as_served: bool = False) -> Graph:
+    """An engine's file, to run on the CPU: every output by name.
+
+    Args:
+        path: of the file.
+        precision: of the arithmetic.
+        as_served: compile it for batches of one on one thread, as the server does by default. OpenVINO then chooses
+            other layouts, and what it rounds to bfloat16 on the way.
+    """
     ov = import_openvino()
-    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": HINTS[precision]})
+    core, hints = ov.Core(), {"INFERENCE_PRECISION_HINT": HINTS[precision]}
+    model = core.read_model(path)
+    if as_served:
+        model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
+        hints |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "1"}
+    compiled = core.compile_model(model, "CPU", hints)
     request, names = compiled.create_infer_request(), input_names(compiled)
 
     def run(feeds: Arrays) -> Arrays:

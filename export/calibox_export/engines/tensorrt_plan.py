@@ -65,7 +65,13 @@ class TensorRtBackend:
             shutil.copyfile(plugin, folder / PLUGIN_FILE)
         return Facts(needs=(capability,), plugin_sha256=sha256_of(plugin))
 
-    def open(self, folder: Path, precision: Precision) -> Graph | None:  # noqa: ARG002 - the plan says it
+    def open(
+        self,
+        folder: Path,
+        precision: Precision,  # noqa: ARG002 - the plan says it
+        *,
+        as_served: bool = False,  # noqa: ARG002 - a plan is compiled
+    ) -> Graph | None:
         """On this machine's GPU."""
         return open_plan(import_tensorrt(self.runtime), folder / PLAN_FILE, folder / PLUGIN_FILE)
 
@@ -106,7 +112,13 @@ class TensorRtRtxBackend:
         )
         return Facts(needs=targets)
 
-    def open(self, folder: Path, precision: Precision) -> Graph | None:  # noqa: ARG002 - the plan says it
+    def open(
+        self,
+        folder: Path,
+        precision: Precision,  # noqa: ARG002 - the plan says it
+        *,
+        as_served: bool = False,  # noqa: ARG002 - a plan is compiled
+    ) -> Graph | None:
         """On this machine's GPU, if it was built for that one."""
         return open_plan(import_tensorrt(self.runtime), folder / PLAN_FILE, folder / PLUGIN_FILE)
 

@@ -1,11 +1,10 @@
 """`calibox quantize`: a bundle of lower precision from one in float32, published only if it answers as well."""
 
-import shutil
 from pathlib import Path
 
 import onnx
 
-from calibox_core.bundle import MODEL_FILE, Bundle, new_bundle, read_bundle, write_manifest
+from calibox_core.bundle import MODEL_FILE, Bundle, copy_files, new_bundle, next_version, read_bundle, write_manifest
 from calibox_core.engines import EngineError
 from calibox_core.manifest import LoweredFrom, Manifest
 from calibox_core.precision import Precision
@@ -14,7 +13,6 @@ from calibox_export.engines.build import MEASURED, BuildOrder, calibration_feeds
 from calibox_export.low_precision.half import to_half
 from calibox_export.low_precision.int8 import to_int8
 from calibox_export.low_precision.stored import check_fp32
-from calibox_export.onnx_export import next_version
 from calibox_export.parity import Graph, open_graph
 
 
@@ -47,9 +45,7 @@ def quantise_bundle(
         graph = lowered(model, bundle, order)
         _set_version(graph, destination.name)
         onnx.save(graph, scratch / MODEL_FILE)
-        for name in old.files.keys() - {MODEL_FILE}:
-            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.folder / name, scratch / name)
+        copy_files(bundle, scratch, leave_out={MODEL_FILE})
         low = _open(scratch / MODEL_FILE, order.precision)
         before, after = (measure(side, old, order.folder, MEASURED) for side in (open_graph(bundle.model_path), low))
         accuracy = compare(before, after, dataset=f"{order.dataset} {MEASURED}")
@@ -92,5 +88,6 @@ def _manifest(old: Manifest, order: BuildOrder, origin: LoweredFrom, after: Meas
         "precision": order.precision,
         "lowered_from": origin,
         "measured": {split: dict(after.metrics)},
+        "parity": None,  # of another graph
     }
     return Manifest.model_validate(old.model_dump() | changed)

@@ -49,7 +49,7 @@ def read_infer(request: Any) -> InferRequest:
         MalformedRequestError: raw and typed contents are mixed, or contents are missing; a parameter is unknown.
         ParameterError: a parameter's value is not accepted.
     """
-    timeout_ms, priority, _ = read_parameters_of(_parameters(request.parameters))
+    told = read_parameters_of(_parameters(request.parameters))
     for output in request.outputs:
         check_tensor_parameters(f"output {output.name!r:.60}", output.parameters)
     return InferRequest(
@@ -57,8 +57,9 @@ def read_infer(request: Any) -> InferRequest:
         outputs=[RequestedOutput(output.name, binary=True) for output in request.outputs],
         binary_output=True,
         id=request.id,
-        timeout_ms=timeout_ms,
-        priority=priority,
+        timeout_ms=told.timeout_ms,
+        priority=told.priority,
+        operating_point=told.operating_point,
     )
 
 

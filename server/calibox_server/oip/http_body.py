@@ -52,17 +52,18 @@ def read_infer(body: bytes, length: int) -> InferRequest:
         ParameterError: a parameter's value is not accepted.
     """
     document = _parse(body[:length])
-    timeout_ms, priority, binary = read_parameters_of(document.get("parameters", {}))
+    told = read_parameters_of(document.get("parameters", {}))
     name = document.get("id", "")
     if not isinstance(name, str):
         raise MalformedRequestError(f'"id" must be a string, got {type(name).__name__}')
     return InferRequest(
         tensors=_read_inputs(_objects(document, "inputs"), memoryview(body)[length:]),
-        outputs=[_read_output(output, binary) for output in _objects(document, "outputs")],
-        binary_output=binary,
+        outputs=[_read_output(output, told.binary) for output in _objects(document, "outputs")],
+        binary_output=told.binary,
         id=name,
-        timeout_ms=timeout_ms,
-        priority=priority,
+        timeout_ms=told.timeout_ms,
+        priority=told.priority,
+        operating_point=told.operating_point,
     )
 
 

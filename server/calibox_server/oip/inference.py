@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from calibox_core.errors import InvalidParameterError
 from calibox_core.fusion import Exponents, check_exponents
 from calibox_core.manifest import Manifest
-from calibox_server.engine import tells_candidates
+from calibox_server.engine import EngineOutput, tells_candidates
 from calibox_server.errors import MalformedRequestError, ParameterError, StoppingError
 from calibox_server.oip.requests import InferRequest, RequestedOutput
 from calibox_server.oip.tensors import (
@@ -28,7 +28,7 @@ from calibox_server.oip.tensors import (
 )
 from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.parameters import Parameters, read_parameters
-from calibox_server.pipeline import Pipeline, RawDetections, Work, clock
+from calibox_server.pipeline import Pipeline, RawDetections, Work, clock, reaching
 from calibox_server.queue import Priority
 from calibox_server.records import Record
 from calibox_server.service import Service
@@ -88,10 +88,16 @@ async def infer(
     candidates = any(output.name not in usual for output in requested)
     if candidates and not tells_candidates(pipeline.engine):
         raise MalformedRequestError(
-            f"{pipeline.engine.name} does not tell what it had before suppression: serve the model by ONNX Runtime in "
-            "one process for that, or leave the outputs candidate_... out"
+            f"{pipeline.engine.name} does not tell what it had before suppression: serve the model by ONNX Runtime or "
+            "OpenVINO for that, or leave the outputs candidate_... out"
         )
-    work = make_work(read_tensors(asked.tensors, manifest), manifest, asked.priority, candidates=candidates)
+    work = make_work(
+        read_tensors(asked.tensors, manifest),
+        manifest,
+        asked.priority,
+        candidates=candidates,
+        operating_point=asked.operating_point,
+    )
     if len(work) > service.max_images:
         raise MalformedRequestError(
             f"{len(work)} images in one request; this server takes at most {service.max_images}"
@@ -100,6 +106,7 @@ async def infer(
     deadline = clock() + min(time_left, (asked.timeout_ms or service.settings.timeout_ms) / 1e3)
     with pipeline.admit(len(work), asked.priority) as submit:
         raw = await pipeline.infer(submit, work, deadline=deadline)
+    raw = [_kept(one, image.parameters) for one, image in zip(raw, work, strict=True)]
     found = answer_tensors(raw, manifest) | (candidate_tensors(raw, manifest) if candidates else {})
     _note(service, record, manifest, raw)
     return InferAnswer(
@@ -110,6 +117,22 @@ async def infer(
         datatypes=datatypes,
         binary=frozenset(output.name for output in requested if output.binary),
     )
+
+
+def _kept(raw: RawDetections, parameters: Parameters) -> RawDetections:
+    """Without the rows that are below the thresholds of their classes, where an operating point has some."""
+    if parameters.class_thresholds is None:
+        return raw
+    rows, kept = raw.rows, reaching(raw.rows.labels, raw.rows.scores, parameters)
+    found = EngineOutput(
+        num_detections=np.full_like(rows.num_detections, np.count_nonzero(kept)),
+        boxes=rows.boxes[kept],
+        labels=rows.labels[kept],
+        classification_scores=rows.classification_scores[kept],
+        localization_scores=rows.localization_scores[kept],
+        scores=rows.scores[kept],
+    )
+    return replace(raw, rows=found)
 
 
 def _note(service: Service, record: Record, manifest: Manifest, raw: Sequence[RawDetections]) -> None:
@@ -134,7 +157,12 @@ def _requested(asked: InferRequest, usual: Sequence[str], names: Collection[str]
 
 
 def make_work(
-    arrays: Mapping[str, NDArray[Any]], manifest: Manifest, priority: Priority, *, candidates: bool = False
+    arrays: Mapping[str, NDArray[Any]],
+    manifest: Manifest,
+    priority: Priority,
+    *,
+    candidates: bool = False,
+    operating_point: str | None = None,
 ) -> list[Work]:
     """One piece of work per image. What was not sent is the model's own default.
 
@@ -143,13 +171,16 @@ def make_work(
         manifest: of the model.
         priority: of all images.
         candidates: whether what was there before suppression is wanted.
+        operating_point: of the model, in place of its defaults; a ``score_threshold`` that was sent goes before all
+            of its thresholds.
 
     Raises:
         ParameterError: a value out of range, with the image that it belongs to.
     """
     # The timeout is not taken from here; any will do.
-    defaults = read_parameters({}, manifest, default_timeout_ms=MAX_TIMEOUT_MS)
-    defaults = replace(defaults, priority=priority)
+    defaults = read_parameters({"operating_point": [operating_point]}, manifest, default_timeout_ms=MAX_TIMEOUT_MS)
+    by_class = None if "score_threshold" in arrays else defaults.class_thresholds
+    defaults = replace(defaults, priority=priority, class_thresholds=by_class)
     most = manifest.refinement.steps if manifest.refinement is not None else 0
     now, images = clock(), arrays["images"]
     thresholds = _column(arrays, "score_threshold", len(images), defaults.score_threshold, -math.inf, math.inf)

@@ -42,6 +42,7 @@ _PARAMETERS: dict[str, Schema] = {
     "priority": {"enum": [0, 1, 2], "description": "1 is high, 2 normal, 0 the default."},
     "timeout": {"type": "integer", "minimum": 0, "description": "In microseconds; 0 is the server's own."},
     "binary_data_output": {**_BOOLEAN, "description": "Of all outputs, where none is named."},
+    "operating_point": {**TEXT, "description": "Of the model: its fusion and thresholds where no input tells them."},
 }
 _REQUEST = an_object(
     {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from calibox_server.errors import MalformedRequestError, ParameterError
 from calibox_server.oip.tensors import GivenTensor
@@ -10,7 +10,7 @@ from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.queue import Priority
 
 _PRIORITIES = {0: Priority.NORMAL, 1: Priority.HIGH, 2: Priority.NORMAL}  # 0 asks for the default; 1 is the highest
-KNOWN_PARAMETERS = ("priority", "timeout", "binary_data_output")
+KNOWN_PARAMETERS = ("priority", "timeout", "binary_data_output", "operating_point")
 # Parameters of tensors that would change what the data means; any other is a remark and harms nobody.
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
@@ -33,10 +33,20 @@ class InferRequest:
     id: str = ""
     timeout_ms: float | None = None
     priority: Priority = Priority.NORMAL
+    operating_point: str | None = None  # of the model, for what no input tells
 
 
-def read_parameters_of(given: object) -> tuple[float | None, Priority, bool]:
-    """Timeout in ms, priority and whether outputs are binary, from a request's ``parameters``.
+class RequestParameters(NamedTuple):
+    """What a request's ``parameters`` say."""
+
+    timeout_ms: float | None
+    priority: Priority
+    binary: bool  # whether outputs are
+    operating_point: str | None
+
+
+def read_parameters_of(given: object) -> RequestParameters:
+    """A request's ``parameters``.
 
     Raises:
         MalformedRequestError: not an object; a name that the server does not know.
@@ -59,7 +69,10 @@ def read_parameters_of(given: object) -> tuple[float | None, Priority, bool]:
     binary = given.get("binary_data_output", False)
     if not isinstance(binary, bool):
         raise ParameterError(f"binary_data_output must be true or false, got {binary!r:.60}")
-    return timeout / 1000 or None, _PRIORITIES[priority], binary
+    point = given.get("operating_point")
+    if point is not None and not isinstance(point, str):
+        raise ParameterError(f"operating_point must be a name, got {point!r:.60}")
+    return RequestParameters(timeout / 1000 or None, _PRIORITIES[priority], binary, point)
 
 
 def _is_whole(value: object) -> bool:

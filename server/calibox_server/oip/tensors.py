@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from calibox_core.graph_contract import Signature, candidate_outputs, graph_contract
 from calibox_core.manifest import Manifest
-from calibox_server.engine import CandidateOutput
 from calibox_server.engine_runner import RawDetections
 from calibox_server.errors import MalformedRequestError
-from calibox_server.onnxruntime_engine import graph_contract
 
 # As the protocol names them; binary data is little-endian.
 DTYPES: Mapping[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT32": np.dtype("<i4"), "FP32": np.dtype("<f4")}
@@ -53,16 +52,10 @@ def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 def candidate_outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
     """Further tensors, which an answer holds only where they are named: what the graph had before suppression."""
-    rows = manifest.nms.pre_nms_top_k
-    row_shapes = {"candidate_boxes": (4,)}
-    datatypes = {"candidate_labels": "INT32"}
-    return tuple(
-        TensorSpec(name, datatypes.get(name, "FP32"), (-1, rows, *row_shapes.get(name, ())))
-        for name in CandidateOutput._fields
-    )
+    return _specs(candidate_outputs(manifest))
 
 
-def _specs(signature: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> tuple[TensorSpec, ...]:
+def _specs(signature: Signature) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name, _NAMES[kind], tuple(-1 if size is None else size for size in shape))
         for name, (kind, shape) in signature.items()

@@ -10,8 +10,9 @@ from numpy.typing import DTypeLike
 
 from calibox_core.engines import EngineError
 from calibox_core.errors import BundleError
+from calibox_core.graph_contract import graph_contract
 from calibox_core.manifest import Manifest
-from calibox_server.onnxruntime_engine import check_contract, graph_contract
+from calibox_server.onnxruntime_engine import check_contract
 from calibox_server.tensorrt.api import CudaEngine
 
 _KINDS = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FLOAT": "tensor(float)"}  # by TensorRT's names

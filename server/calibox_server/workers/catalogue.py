@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from calibox_core.manifest import Manifest
-from calibox_server.engine import EngineFacts
+from calibox_server.engine import EngineFacts, tells_candidates
 from calibox_server.models import BrokenModel, Models
 
 
@@ -17,6 +17,7 @@ class FarEngine:
     max_batch: int
     instances: int
     in_flight: int
+    tells_candidates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Catalogue:
 
 def facts_of(engine: EngineFacts, in_flight: int) -> FarEngine:
     """What other processes are told of an engine."""
-    return FarEngine(engine.name, engine.max_batch, engine.instances, in_flight)
+    return FarEngine(engine.name, engine.max_batch, engine.instances, in_flight, tells_candidates(engine))
 
 
 def write(offers: Iterable[Offer], models: Models, index: Iterable[Mapping[str, str]]) -> dict[str, Any]:

@@ -28,6 +28,26 @@ class Patience:
         return pause
 
 
+@dataclass(slots=True)
+class Pulse:
+    """Whether a process lives: it is asked, and answers when its event loop turns. Pure; times in seconds."""
+
+    asked: float | None = None  # since when an answer is owed
+    run: float = 0.0  # how long an engine's oldest run had been going on at the last answer
+
+    def answered(self, run: float) -> None:
+        """It lives."""
+        self.asked, self.run = None, run
+
+    def hangs(self, now: float, limit: float) -> str:
+        """Why it is taken for hung; empty where it is not."""
+        if self.asked is not None and now - self.asked > limit:
+            return f"no sign of life for {now - self.asked:.1f} s"
+        if self.run > limit:
+            return f"a run of an engine has been going on for {self.run:.1f} s"
+        return ""
+
+
 @dataclass(slots=True, eq=False)
 class Child:
     """One process."""
@@ -39,6 +59,7 @@ class Child:
     ready: bool = False
     drained: bool = False
     metrics: str = ""  # as it told last
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 from calibox_server.door import Held
+from calibox_server.engine_line import EngineLine
 from calibox_server.greeting import welcome
 from calibox_server.logs import configure_logs
 from calibox_server.service import Service
@@ -52,6 +53,8 @@ class EngineProcess:
         close_all(fds)
         if kind == messages.STOP:
             self._service.stop()
+        elif kind == messages.PING:
+            self._control.send(head(messages.PONG, int(1e3 * longest_run(self._service))))
         elif kind == messages.END:
             self._ended.set()
         elif kind == messages.SNAPSHOT:
@@ -61,6 +64,12 @@ class EngineProcess:
 
     async def _tell_metrics(self, number: int) -> None:
         self._control.send(head(messages.SNAPSHOT, number), [new_text(await self._service.exposition())])
+
+
+def longest_run(service: Service) -> float:
+    """Seconds since the oldest run began that goes on in any engine; 0 where none does."""
+    lines = (pipeline.line for pipeline in service.models)
+    return max((line.longest_run for line in lines if isinstance(line, EngineLine)), default=0.0)
 
 
 @contextlib.asynccontextmanager

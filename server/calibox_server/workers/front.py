@@ -80,6 +80,8 @@ class FrontServer(Server):
             self._known.set()  # a start that waits for the engine process ends too
         elif kind == messages.END:
             self._ended.set()
+        elif kind == messages.PING:
+            self._control.send(head(messages.PONG))
         elif kind == messages.SNAPSHOT:
             self._start(self._tell_metrics(number))
         elif kind == messages.SNAPSHOTS:

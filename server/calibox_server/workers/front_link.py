@@ -51,13 +51,14 @@ class Shared:
 class SlotReply:
     """Answers one image of a front end."""
 
-    __slots__ = ("_link", "_number", "_slab", "_slot", "over")
+    __slots__ = ("_candidates", "_link", "_number", "_slab", "_slot", "over")
 
     def __init__(self, link: "FrontLink", slab: Slab, ask: Ask) -> None:
         self._link = link
         self._slab = slab
         self._slot = ask.slot
         self._number = ask.number
+        self._candidates = bool(ask.candidates)
         self.over = False  # answered, or nobody is there any more
 
     def done(self) -> bool:
@@ -67,6 +68,8 @@ class SlotReply:
     def set_result(self, raw: RawDetections) -> None:
         """Answers with rows."""
         count = self._slab.write_rows(self._slot, raw.rows)
+        if self._candidates and raw.candidates is not None:
+            self._slab.write_candidates(self._slot, raw.candidates)
         self._end(pack_answer(0, raw.batch, count, self._number, raw.engine))
 
     def set_exception(self, error: BaseException) -> None:
@@ -155,7 +158,7 @@ class FrontLink:
         )
         now = clock()
         reply = SlotReply(self, shared.slab, ask)
-        work = Work(shared.slab.image(ask.slot), parameters, steps, now)
+        work = Work(shared.slab.image(ask.slot), parameters, steps, now, bool(ask.candidates))
         entry: Entry[Work, RawDetections] = Entry(work, reply, arrived=now, deadline=ask.deadline, priority=priority)
         self._entries[ask.number] = shared.line, entry, reply
         shared.line.enter(entry)

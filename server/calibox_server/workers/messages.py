@@ -31,11 +31,13 @@ STOP = 13  # take nothing new
 END = 14  # close
 SNAPSHOT = 15  # number of the question; answered with it and a text; asked by a front end with its own text
 SNAPSHOTS = 16  # number of the question, and a document: text by process
+PING = 21  # are you there?
 # To the supervisor.
 READY = 17  # of the engine process with a document
 COUNTS = 18  # connections that were received, in the high half, and that are open, in the low one
 DRAINED = 19  # everything in flight was answered
 FAILED = 20  # and a text: why the process cannot start
+PONG = 22  # milliseconds that the longest run of an engine has been going on; 0 where none is
 
 _ASK = struct.Struct("<BBHIIiQ6d")
 _ANSWER = struct.Struct("<BBHIQd")
@@ -47,7 +49,7 @@ class Ask(NamedTuple):
 
     kind: int
     priority: int
-    unused: int
+    candidates: int  # 1 where what was there before suppression is wanted too
     model: int
     slot: int
     refine_steps: int

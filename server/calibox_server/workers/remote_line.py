@@ -130,7 +130,13 @@ class RemoteLine(Door[Work, RawDetections]):
     def _result(self, asked: Asked, answer: Answer) -> RawDetections:
         # The way there and back counts as waiting.
         queue = max(0.0, clock() - asked.work.submitted - answer.engine)
-        return RawDetections(self.slots.read_rows(asked.slot, answer.length), queue, answer.engine, answer.batch)
+        return RawDetections(
+            self.slots.read_rows(asked.slot, answer.length),
+            queue,
+            answer.engine,
+            answer.batch,
+            candidates=self.slots.read_candidates(asked.slot) if asked.work.candidates else None,
+        )
 
     def _send(self, model: int, number: int, asked: Asked) -> None:
         wanted = asked.work.parameters
@@ -139,7 +145,7 @@ class RemoteLine(Door[Work, RawDetections]):
                 Ask(
                     KIND,
                     code_of(asked.priority),
-                    0,
+                    int(asked.work.candidates),
                     model,
                     asked.slot,
                     asked.work.refine_steps,

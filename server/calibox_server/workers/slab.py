@@ -1,8 +1,8 @@
 """Memory that a front end shares with the engine process, for the images of one model and what was found on them.
 
-A slot holds an input image and behind it room for the engine's rows, or for the sentence of an error. Only one side
-uses a slot at a time: the front end until it asks, the engine process until it answers. Letters: H, W of the model's
-input, n rows.
+A slot holds an input image and behind it room for the engine's rows, or for the sentence of an error, and room for the
+candidates that some ask for, whose pages are not touched otherwise. Only one side uses a slot at a time: the front end
+until it asks, the engine process until it answers. Letters: H, W of the model's input, n rows, K candidates.
 """
 
 import heapq
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.manifest import Manifest
-from calibox_server.engine import EngineOutput
+from calibox_server.engine import CandidateOutput, EngineOutput
 from calibox_server.errors import OverloadedError
 from calibox_server.slots import Slot
 from calibox_server.workers.shared import map_memory, new_memory
 
 _ROW = 32  # bytes: a box of four float32, a label, three scores
+_CANDIDATE = 28  # bytes: a box, a label, two scores
 _SENTENCE = 2048  # bytes that there are at least for a sentence
 _LINE = 64  # bytes of the processor's cache: rows and pixels share none
 
@@ -33,11 +34,13 @@ class Layout:
     height: int
     width: int
     rows: int  # most of them
+    candidates: int = 0  # K
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
         """For a model."""
-        return cls(manifest.input.height, manifest.input.width, manifest.nms.max_detections)
+        nms = manifest.nms
+        return cls(manifest.input.height, manifest.input.width, nms.max_detections, nms.pre_nms_top_k)
 
     @property
     def room_at(self) -> int:
@@ -50,9 +53,14 @@ class Layout:
         return max(self.rows * _ROW, _SENTENCE)
 
     @property
+    def candidates_at(self) -> int:
+        """Where in a slot the candidates begin."""
+        return _up(self.room_at + self.room, _LINE)
+
+    @property
     def stride(self) -> int:
         """From one slot to the next: whole pages, so that each can be given back."""
-        return _up(self.room_at + self.room, mmap.PAGESIZE)
+        return _up(self.candidates_at + self.candidates * _CANDIDATE, mmap.PAGESIZE)
 
 
 class Slab:
@@ -99,6 +107,27 @@ class Slab:
             classification_scores=scores_3n[0],
             localization_scores=scores_3n[1],
             scores=scores_3n[2],
+        )
+
+    def write_candidates(self, index: int, found: CandidateOutput) -> None:
+        """Puts an image's candidates into its slot, padding included; a graph has as many as the layout."""
+        start = index * self._stride + self.layout.candidates_at
+        for values in found:
+            end = start + values.nbytes
+            self._bytes[start:end].view(values.dtype)[:] = values.reshape(-1)
+            start = end
+
+    def read_candidates(self, index: int) -> CandidateOutput:
+        """A copy of what `write_candidates` put there."""
+        k = self.layout.candidates
+        start = index * self._stride + self.layout.candidates_at
+        copy = self._bytes[start : start + k * _CANDIDATE].copy()
+        scores_2k = copy[20 * k :].view(np.float32).reshape(2, k)
+        return CandidateOutput(
+            candidate_boxes=copy[: 16 * k].view(np.float32).reshape(k, 4),
+            candidate_labels=copy[16 * k : 20 * k].view(np.int32),
+            candidate_classification_scores=scores_2k[0],
+            candidate_localization_scores=scores_2k[1],
         )
 
     def write_sentence(self, index: int, sentence: str) -> int:

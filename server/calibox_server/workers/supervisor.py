@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import structlog
 
@@ -27,6 +27,7 @@ from calibox_server.workers.places import ROWS, Places
 from calibox_server.workers.rates import SharedLimiter
 from calibox_server.workers.reception import Reception
 from calibox_server.workers.shared import check_system, new_document, read_document, read_text
+from calibox_server.workers.watch import watch
 
 log = structlog.get_logger()
 
@@ -72,6 +73,7 @@ class Supervisor:
             loop.add_signal_handler(stop, self._told_to_stop)
         for number in self._patience:
             self._begin(number)
+        self._keep(watch(self._children.values, self._settings.hang_s))
         try:
             await self._until(lambda: self._stopping or self._failure is not None)
             if self._failure is not None:
@@ -153,7 +155,10 @@ class Supervisor:
 
     def _lost(self, child: Child) -> None:
         self._reception.leave(child.number)
-        task = asyncio.create_task(self._bury(child))
+        self._keep(self._bury(child))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -184,6 +189,8 @@ class Supervisor:
         kind, number = read_head(packet)
         if kind == messages.COUNTS:
             self._reception.dealer.told(child.number, number >> 32, number & 0xFFFF_FFFF)
+        elif kind == messages.PONG:
+            child.pulse.answered(number / 1e3)
         elif kind == messages.READY:
             self._ready(child, fds)
         elif kind == messages.DRAINED:

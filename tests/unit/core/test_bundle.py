@@ -132,7 +132,7 @@ def test_a_wrong_manifest_lists_its_fields(folder: Path) -> None:
 
 def test_a_manifest_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_bytes(b"\xff\xfe not json")
-    with pytest.raises(BundleError, match="does not follow manifest schema 1: file: "):
+    with pytest.raises(BundleError, match="does not follow the manifest schema: file: "):
         read_bundle(folder)
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "export",
     "verify",
     "attach-quality",
+    "calibrate",
     "build",
     "quantize",
     "serve",

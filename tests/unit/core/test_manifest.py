@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from calibox_core.fusion import Fusion, FusionName
 from calibox_core.manifest import ClassInfo, InputSpec, Manifest, Refinement, Thresholds
+from calibox_core.operating_point import OperatingPoint
 from calibox_core.score_map import ScoreMap
-from tests.support.manifests import small_manifest
+from tests.support.manifests import small_manifest, small_point
 
 
 def properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,7 +69,42 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 def test_another_schema_version_is_refused() -> None:
     with pytest.raises(ValidationError, match="schema_version"):
-        small_manifest(schema_version=2)
+        small_manifest(schema_version=3)
+
+
+def test_a_manifest_without_operating_points_is_what_readers_of_schema_1_know() -> None:
+    document = json.loads(small_manifest().model_dump_json())
+    assert document["schema_version"] == 1
+    assert not {"operating_points", "calibration"} & set(document)
+    assert Manifest.model_validate(document) == small_manifest()
+
+
+def test_operating_points_are_of_schema_2() -> None:
+    pointed = small_manifest(schema_version=2, operating_points=(small_point("precision90"),))
+    document = json.loads(pointed.model_dump_json())
+    assert document["schema_version"] == 2
+    assert document["operating_points"][0]["class_thresholds"] == {"dog": 0.25}
+    assert Manifest.model_validate(document) == pointed
+    with pytest.raises(ValidationError, match="belong to schema_version 2, and this is 1"):
+        Manifest.model_validate({**document, "schema_version": 1})
+
+
+@pytest.mark.parametrize(
+    ("points", "complaint"),
+    [
+        ([small_point("a1"), small_point("a1")], "operating_points repeat a name: a1, a1"),
+        ([small_point("a1", class_thresholds={"cow": 0.5})], r"a1 has thresholds of unknown classes: \['cow'\]"),
+    ],
+)
+def test_points_that_nobody_could_ask_for_are_refused(points: list[OperatingPoint], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        small_manifest(schema_version=2, operating_points=tuple(points))
+
+
+@pytest.mark.parametrize("name", ["", "90", "Precision", "a b", "a/b", "a&b", "a" * 65])
+def test_the_name_of_a_point_is_a_word_of_a_query(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        small_point(name)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", "-flag", "with space", "ä", "a" * 101, "a\n"])

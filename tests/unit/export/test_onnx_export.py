@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import calibox_export
-from calibox_core.bundle import MANIFEST_FILE, MODEL_FILE, read_bundle
+from calibox_core.bundle import MANIFEST_FILE, MODEL_FILE, next_version, read_bundle
 from calibox_core.errors import BundleError, InvalidParameterError
 from calibox_export.errors import ExportError
 from calibox_export.network import network_graph
-from calibox_export.onnx_export import export_bundle, next_version, probes
+from calibox_export.onnx_export import export_bundle, probes
 from calibox_export.parity import MEANING, REFINED, compare_batch, open_graph, usual_settings
 from calibox_export.source import Source, run_network
 from calibox_training.checkpoint import TrainedModel

@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibox_server.engine import EngineOutput
+from calibox_server.engine import CandidateOutput, EngineOutput
 from calibox_server.errors import (
     PROBLEMS,
     OverloadedError,
@@ -25,7 +25,7 @@ from calibox_server.rate import Rate
 from calibox_server.workers import catalogue, messages
 from calibox_server.workers.catalogue import Catalogue, FarEngine, Offer
 from calibox_server.workers.channel import MAX_PACKET, Channel, pair
-from calibox_server.workers.children import Patience
+from calibox_server.workers.children import Patience, Pulse
 from calibox_server.workers.dealer import Dealer
 from calibox_server.workers.messages import Ask, code_of_error, error_of, pack_answer, read_asks
 from calibox_server.workers.places import Places, SharedHeld
@@ -128,6 +128,30 @@ def test_rows_and_sentences_come_back_from_another_mapping_of_the_slot() -> None
     assert slots.read_sentence(index, length).startswith("zu spät zu spät ")
     assert far.write_rows(index, EngineOutput(*(array[:0] for array in ROWS))) == 0
     assert slots.read_rows(index, 0).boxes.shape == (0, 4)
+
+
+def test_candidates_come_back_from_another_mapping_beside_pixels_and_rows() -> None:
+    layout = Layout(height=4, width=5, rows=3, candidates=2)
+    found = CandidateOutput(
+        np.arange(8, dtype=np.float32).reshape(2, 4),
+        np.array([3, -1], np.int32),
+        np.array([0.5, 0], np.float32),
+        np.array([0.25, 0], np.float32),
+    )
+    slots = SharedSlots(layout, count=2, keep=2)
+    fd = slots.copy_of_fd()
+    far = Slab(fd, layout)
+    os.close(fd)
+    for index in (0, 1):
+        far.image(index)[:] = 200
+        far.write_rows(index, ROWS)
+    far.write_candidates(0, found)
+    for name, array in slots.read_candidates(0)._asdict().items():
+        np.testing.assert_array_equal(array, getattr(found, name))
+        assert array.dtype == getattr(found, name).dtype
+    for index in (0, 1):
+        assert (slots.image(index) == 200).all()
+        np.testing.assert_array_equal(slots.read_rows(index, 2).scores, ROWS.scores)
 
 
 def test_more_rows_than_there_is_room_for_are_cut_to_it() -> None:
@@ -235,6 +259,20 @@ def test_connections_that_come_at_once_are_dealt_out_evenly() -> None:
     dealer.leave(1)
     assert [dealer.deal() for _ in range(2)] == [0, 2]
     dealer.told(1, 5, 5)  # its last words
+
+
+def test_a_process_hangs_when_it_owes_an_answer_for_too_long_or_an_engine_runs_for_too_long() -> None:
+    pulse = Pulse()
+    assert pulse.hangs(1e9, 60.0) == ""  # nobody asked it
+    pulse.asked = 100.0
+    assert pulse.hangs(160.0, 60.0) == ""
+    assert pulse.hangs(160.5, 60.0) == "no sign of life for 60.5 s"
+    pulse.answered(run=59.0)
+    assert pulse.hangs(1e9, 60.0) == ""
+    pulse.answered(run=61.0)
+    assert pulse.hangs(161.0, 60.0) == "a run of an engine has been going on for 61.0 s"
+    pulse.answered(run=0.0)
+    assert pulse.hangs(162.0, 60.0) == ""
 
 
 def test_a_process_that_dies_again_and_again_is_started_ever_later() -> None:

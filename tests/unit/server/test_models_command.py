@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from calibox_core.bundle import MODEL_FILE, read_manifest, write_manifest
 from calibox_core.engines import RECORD_FILE, engine_folder
 from calibox_core.errors import BundleError
+from calibox_core.parity import Parity
 from calibox_server.models_command import models
 from tests.support.bundles import make_tiny_bundle
+from tests.support.parities import small_parity
 
 WIDE = {"COLUMNS": "300", "NO_COLOR": "1"}
 
@@ -45,7 +47,7 @@ def test_the_table_has_a_row_for_each_version(tmp_path: Path) -> None:
     (make_tiny_bundle(tmp_path, name="cut") / MODEL_FILE).unlink()
     done = CliRunner().invoke(models, ["ls", "--models", str(tmp_path)], env=WIDE)
     assert done.exit_code == 0
-    assert re.search(r"tiny +\S 1 +\S 3 +\S 128 x 96 +\S 0\.\d MB +\S - +\S ok", done.output), done.output
+    assert re.search(r"tiny +\S 1 +\S 3 +\S 128 x 96 +\S 0\.\d MB +\S - +\S - +\S ok", done.output), done.output
     assert "lacks model.onnx, which its manifest lists" in done.output
 
 
@@ -56,7 +58,7 @@ def test_a_broken_bundle_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert (cut["state"], cut["classes"]) == ("broken", 3)
     assert "sha256 differs" in cut["problems"][0]
     assert (odd["name"], odd["version"], odd["classes"], odd["input"]) == ("odd", "1", None, None)
-    assert "does not follow manifest schema 1" in odd["problems"][0]
+    assert "does not follow the manifest schema" in odd["problems"][0]
 
 
 def test_verify_finds_what_hashes_cannot(tmp_path: Path) -> None:
@@ -83,3 +85,26 @@ def test_verify_finds_what_hashes_cannot(tmp_path: Path) -> None:
 def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"^no bundle was found in .*; name the folder with --models$"):
         CliRunner().invoke(models, ["ls", "--models", str(tmp_path)], catch_exceptions=False)
+
+
+def test_the_parity_of_a_bundle_is_told_in_a_few_words(tmp_path: Path) -> None:
+    held, broken, other = (make_tiny_bundle(tmp_path, name=name) for name in ("held", "broken", "other"))
+    for folder, told in ((held, small_parity("held/1")), (broken, small_parity("broken/1", holds=False))):
+        certify(folder, told)
+    certify(other, small_parity("held/1"))
+    make_tiny_bundle(tmp_path, name="untold")
+    parity = {item["name"]: item["parity"] for item in ask("verify", tmp_path)}
+    assert parity == {
+        "held": "holds from pytorch to http onnxruntime/fp32",
+        "broken": "breaks at onnxruntime/fp32",
+        "other": "of another bundle",
+        "untold": None,
+    }
+    done = CliRunner().invoke(models, ["ls", "--models", str(tmp_path)], env=WIDE)
+    assert "breaks at onnxruntime/fp32" in done.output
+
+
+def certify(folder: Path, parity: Parity) -> None:
+    manifest = read_manifest(folder)
+    told = parity.model_copy(update={"model_sha256": manifest.files[MODEL_FILE]})
+    write_manifest(folder, manifest.model_copy(update={"schema_version": 2, "parity": told}))

@@ -81,9 +81,10 @@ def test_raw_and_typed_contents_are_read() -> None:
 
 
 def test_parameters_and_outputs_are_read() -> None:
-    given = parameters(timeout={"int64_param": 2000}, priority={"uint64_param": 1})
+    point = {"string_param": "precision90"}
+    given = parameters(timeout={"int64_param": 2000}, priority={"uint64_param": 1}, operating_point=point)
     asked = read_infer(request(parameters=given, outputs=[{"name": "boxes"}]))
-    assert (asked.timeout_ms, asked.priority) == (2.0, Priority.HIGH)
+    assert (asked.timeout_ms, asked.priority, asked.operating_point) == (2.0, Priority.HIGH, "precision90")
     assert [(output.name, output.binary) for output in asked.outputs] == [("boxes", True)]
 
 

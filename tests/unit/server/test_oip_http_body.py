@@ -109,6 +109,7 @@ def test_a_malformed_body_is_told_what_is_wrong(document: Any, binary: bytes, se
         ({"timeout": True}, "timeout must be whole microseconds"),
         ({"priority": 3}, r"priority must be 1 \(high\), 2 \(normal\) or 0 \(the default\), got 3"),
         ({"priority": "high"}, "priority must be 1"),
+        ({"operating_point": 90}, "operating_point must be a name, got 90"),
         ({"binary_data_output": 1}, "binary_data_output must be true or false, got 1"),
     ],
 )

@@ -13,7 +13,7 @@ from calibox_core.bundle import Bundle, read_bundle
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_export.engines.build import BuildOrder, build_engine
 from calibox_export.engines.openvino_ir import OpenVinoBackend
-from calibox_server.engine import example_batch
+from calibox_server.engine import example_batch, tells_candidates
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.openvino_engine import OpenVinoEngine, check_fits
 from tests.support.bundles import make_tiny_bundle
@@ -42,6 +42,19 @@ def test_it_answers_as_onnx_runtime(bundle: Bundle, built: BuiltEngine, batch: i
     assert [values.dtype for values in found] == [values.dtype for values in expected]
     assert engine.name.startswith("openvino ")
     assert engine.name.endswith(" fp32 (CPU)")
+
+
+def test_it_tells_the_candidates_that_onnx_runtime_does(bundle: Bundle, built: BuiltEngine) -> None:
+    engine, images = OpenVinoEngine(built, max_batch=2), example_batch(bundle.manifest, 2)
+    assert tells_candidates(engine)
+    rows, found = engine.run_with_candidates(images)
+    _, expected = OnnxRuntimeEngine(bundle, max_batch=2).run_with_candidates(images)
+    np.testing.assert_array_equal(rows.boxes, engine.run(images).boxes)
+    assert (expected.candidate_labels >= 0).sum() > rows.num_detections.sum()
+    np.testing.assert_array_equal(found.candidate_labels, expected.candidate_labels)
+    for name in ("candidate_classification_scores", "candidate_localization_scores"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+    np.testing.assert_allclose(found.candidate_boxes, expected.candidate_boxes, atol=0.01)
 
 
 def test_runs_side_by_side_do_not_touch_each_other(bundle: Bundle, built: BuiltEngine) -> None:

@@ -12,7 +12,7 @@ from calibox_server.errors import ParameterError
 from calibox_server.parameters import KNOWN, Parameters, read_parameters, read_target
 from calibox_server.queue import Priority
 from calibox_server.tiles import Tiling
-from tests.support.manifests import small_manifest
+from tests.support.manifests import small_manifest, small_point
 
 MANIFEST = small_manifest(
     fusion=Fusion(name=FusionName.GEOMETRIC, alpha=0.25),
@@ -177,8 +177,8 @@ def test_a_model_that_cannot_refine_says_so(value: object) -> None:
 
 
 def test_an_unknown_parameter_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ParameterError, match="there is no parameter 'operating_point', 'tresh'; known are ") as refusal:
-        read(tresh=1, operating_point="x")
+    with pytest.raises(ParameterError, match="there is no parameter 'point', 'tresh'; known are ") as refusal:
+        read(tresh=1, point="x")
     assert all(name in str(refusal.value) for name in KNOWN)
 
 
@@ -241,3 +241,42 @@ def test_tiles_are_of_the_input_s_size_or_square(given: dict[str, object], tilin
 def test_a_tile_that_is_no_size_is_refused(value: object) -> None:
     with pytest.raises(ParameterError, match="tile must be true, false or a whole number of pixels from 32 on, got"):
         read(tile=value)
+
+
+POINTED = small_manifest(
+    schema_version=2,
+    score_map=ScoreMap(raw=(0, 1), mapped=(0, 0.5)),
+    operating_points=(small_point("precision90"), small_point("recall80", class_thresholds={})),
+)
+
+
+def test_an_operating_point_sets_fusion_and_thresholds_on_the_scale_of_the_graph() -> None:
+    found = read(POINTED, operating_point="precision90")
+    assert found.exponents == (1, 2, 0)
+    assert found.class_thresholds == pytest.approx((1.0, 0.5))  # cat has the point's own
+    assert found.score_threshold == pytest.approx(0.5)  # the least, for the graph
+
+
+def test_a_point_without_thresholds_of_classes_is_what_its_values_are_one_by_one() -> None:
+    explicit = read(POINTED, fusion="power", alpha=2, score_threshold=0.5)
+    assert read(POINTED, operating_point="recall80") == explicit
+
+
+def test_what_a_request_names_itself_goes_before_its_point() -> None:
+    point = read(POINTED, operating_point="precision90")
+    moved = read(POINTED, operating_point="precision90", alpha=3)
+    assert (moved.exponents, moved.class_thresholds) == ((1, 3, 0), point.class_thresholds)
+    assert read(POINTED, operating_point="precision90", fusion="product").exponents == (1, 1, 0)
+    lower = read(POINTED, operating_point="precision90", score_threshold=0.1)
+    assert (lower.score_threshold, lower.class_thresholds) == (pytest.approx(0.2), None)
+
+
+@pytest.mark.parametrize("value", ["precision", "", 90, True])
+def test_an_unknown_point_is_answered_with_those_that_there_are(value: object) -> None:
+    with pytest.raises(ParameterError, match=r"^operating_point must be one of precision90, recall80, got "):
+        read(POINTED, operating_point=value)
+
+
+def test_a_model_without_points_says_how_to_get_some() -> None:
+    with pytest.raises(ParameterError, match=r"'x', and small/1 has none; .* `calibox calibrate`"):
+        read(operating_point="x")

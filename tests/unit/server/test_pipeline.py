@@ -53,6 +53,21 @@ def test_classes_are_chosen_before_the_best_are_counted() -> None:
     assert found.scores.tolist() == rows([0] * 5).scores[[1, 3]].tolist()
 
 
+def test_each_class_has_its_threshold_and_the_best_of_what_is_left_are_counted() -> None:
+    out = rows([0, 1, 0, 1, 1])
+    out.scores[:] = [0.75, 0.5, 0.5, 0.25, 0.125]
+    thresholds = (0.625, 0.125)  # a score that equals its threshold stays
+    found = finish(out, LETTERBOX, parameters(class_thresholds=thresholds), MANIFEST)
+    assert list(zip(found.labels.tolist(), found.scores.tolist(), strict=True)) == [
+        (0, 0.75),
+        (1, 0.5),
+        (1, 0.25),
+        (1, 0.125),
+    ]
+    best = finish(out, LETTERBOX, parameters(class_thresholds=thresholds, classes={1}, max_detections=2), MANIFEST)
+    assert best.scores.tolist() == [0.5, 0.25]
+
+
 def test_the_best_by_ranking_stay() -> None:
     found = finish(rows([0, 1, 0]), LETTERBOX, parameters(max_detections=2), MANIFEST)
     assert found.labels.tolist() == [0, 1]

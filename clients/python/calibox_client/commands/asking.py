@@ -24,7 +24,7 @@ from calibox_client.picture_files import find_pictures, plan_copies, save_whole
 from calibox_client.progress import progress_bar
 from calibox_client.results import Detections
 
-_STANDARD_INPUT = "-"
+STANDARD_INPUT = "-"
 # Refusals of the whole call: with these no other image would fare better.
 _NOT_ABOUT_THE_IMAGE = frozenset({"invalid_parameter", "unknown_model", "unauthorized"})
 
@@ -61,11 +61,11 @@ def ask_about(asked: Asked) -> int:
     """
     with _as_command_errors():
         videos, others = find_videos(asked.images)
-        names = [name for name in others if name != _STANDARD_INPUT]
+        names = [name for name in others if name != STANDARD_INPUT]
         pictures, unknown = find_pictures(names)
         copies = plan_copies(pictures, asked.save) if asked.save is not None else {}
         items = [Item(str(picture.path), picture.path, copies.get(picture.path)) for picture in pictures]
-        if _STANDARD_INPUT in others:
+        if STANDARD_INPUT in others:
             items.append(_standard_input(asked.save, list(copies.values())))
         sources: list[Source] = [*videos, *([] if asked.camera is None else [asked.camera])]
         filmings = [
@@ -88,7 +88,7 @@ def _standard_input(save: Path | None, taken: Sequence[Path]) -> Item:
     copy = save / "stdin.png" if save is not None else None
     if copy in taken:
         raise CommandError(f"an image and standard input would both be saved as {copy}; save them apart")
-    return Item(_STANDARD_INPUT, sys.stdin.buffer.read(), copy)
+    return Item(STANDARD_INPUT, sys.stdin.buffer.read(), copy)
 
 
 def _ask_about_images(client: Client, items: Sequence[Item], asked: Asked) -> int:
@@ -117,12 +117,17 @@ def _finish(item: Item, result: Detections | CaliboxClientError, *, as_json: boo
     except (ServerUnreachableError, BadReplyError) as error:
         raise command_error(error) from error
     except (CaliboxClientError, OSError) as error:
-        if isinstance(error, ApiError) and error.code in _NOT_ABOUT_THE_IMAGE:
+        if about_the_whole_call(error):
             raise CommandError(str(error)) from error
         tell(f"{item.name}: {error}")
         return False
     show(item.name, result, item.copy, as_json=as_json)
     return True
+
+
+def about_the_whole_call(error: Exception) -> bool:
+    """Whether no other image would fare better."""
+    return isinstance(error, ApiError) and error.code in _NOT_ABOUT_THE_IMAGE
 
 
 @contextmanager

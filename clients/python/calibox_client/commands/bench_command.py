@@ -10,6 +10,7 @@ from calibox_client.commands.failures import CommandError, ServerAwayError, comm
 from calibox_client.options import (
     FusionOption,
     ModelOption,
+    OperatingPointOption,
     PriorityOption,
     RefineOption,
     ServerOption,
@@ -50,6 +51,7 @@ def bench(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     fusion: FusionOption = None,
+    operating_point: OperatingPointOption = None,
     refine: RefineOption = None,
     tile: TileOption = None,
     priority: PriorityOption = None,
@@ -64,7 +66,7 @@ def bench(
     from calibox_client.errors import CaliboxClientError
 
     wanted = {"fusion": fusion, "refine": refine, "tile": tile, "priority": priority, "timeout_ms": timeout_ms}
-    parameters = given({**wanted, "model": model, "version": version})
+    parameters = given({**wanted, "operating_point": operating_point, "model": model, "version": version})
     loads = [{"mode": "closed", "concurrency": int(n)} for n in _numbers("--concurrency", concurrency, whole=True)]
     if rate is not None:
         loads = [{"mode": "open", "rate": n, "seed": seed} for n in _numbers("--rate", rate, whole=False)]

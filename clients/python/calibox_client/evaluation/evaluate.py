@@ -10,17 +10,20 @@ from typing import Any
 import typer
 
 from calibox_client.evaluation.asking import TIMEOUT, Asker, Connect, Tally, ask_for_detections
+from calibox_client.evaluation.calibrated import calibration_facts
 from calibox_client.evaluation.choices import Half, RankBy
 from calibox_client.evaluation.details import Truth, truth_of
 from calibox_client.evaluation.errors import EvaluationError
 from calibox_client.evaluation.journal import Answer, Journal
 from calibox_client.evaluation.metrics import Measured, coco_results, measure
+from calibox_client.evaluation.offline import collect_offline, served_by
 from calibox_client.evaluation.raw_scores import RawScoresClient
 from calibox_client.evaluation.report import summary_document, write_results
 from calibox_client.evaluation.served import Served, class_warning, find_served
 from calibox_client.evaluation.source import Source
 from calibox_client.evaluation.sweeping import Sweeping, check_can_sweep, run_sweep
 from calibox_client.evaluation.work import WorkItem, hash_of_images, read_work
+from calibox_client.offline import Offline
 
 _COCO_DETECTIONS = 100  # COCO's AP is over the best 100 per image
 
@@ -40,6 +43,7 @@ class Evaluation:
     version: str | None
     parameters: Mapping[str, Any]  # of `detect`, without model and version
     sweep: bool = False
+    offline: Offline | None = None  # instead of the server
 
     @property
     def journal_path(self) -> Path:
@@ -64,7 +68,8 @@ def run_evaluation(evaluation: Evaluation, connect: Connect = RawScoresClient) -
         raise EvaluationError("--sweep chooses on one half and reports on the other; leave --half out")
     work = read_work(annotations, evaluation.source.images, evaluation.half)
     asker = Asker(evaluation.server, connect, evaluation.concurrency)
-    served = asyncio.run(_find_served(evaluation, connect))
+    offline = evaluation.offline
+    served = served_by(offline.bundle) if offline else asyncio.run(_find_served(evaluation, connect))
     if (warning := class_warning(served, annotations)) is not None:
         typer.secho(warning, err=True, fg=typer.colors.YELLOW)
     parameters = _parameters(evaluation, served)
@@ -73,14 +78,19 @@ def run_evaluation(evaluation: Evaluation, connect: Connect = RawScoresClient) -
         _drop_journals(evaluation)
     fingerprint = _fingerprint(served, parameters, annotations)
     with Journal(evaluation.journal_path, fingerprint, Answer.of_line) as journal:
-        tally = asker.collect("images", work, journal, partial(ask_for_detections, parameters=parameters))
+        tally = (
+            collect_offline(offline, work, journal, parameters)
+            if offline
+            else asker.collect("images", work, journal, partial(ask_for_detections, parameters=parameters))
+        )
         answers = [journal.answers[item.image_id] for item in work]
         truth = truth_of(annotations, [item.image_id for item in work])
-        swept = None if sweeping is None else run_sweep(sweeping, work, truth, answers)
+        swept = None if sweeping is None else run_sweep(sweeping, work, truth, answers, annotations)
         measured, results = _measured(evaluation, truth, answers)
         write_results(results, evaluation.output)
         journal.remove()
     facts = _facts(evaluation, parameters, tally, work, len(results))
+    facts |= calibration_facts(served, parameters, results, truth)
     return measured, summary_document(measured, facts, swept)
 
 
@@ -124,13 +134,19 @@ def _facts(
         "detections": detections,
         "images_per_second": tally.per_second,
         "retries": tally.retries,
-        "concurrency": evaluation.concurrency,
+        "concurrency": _at_once(evaluation),
         "half": str(evaluation.half),
         "rank_by": str(evaluation.rank_by),
         "server": evaluation.server,
         "parameters": dict(parameters),
         "output": str(evaluation.output),
     }
+
+
+def _at_once(evaluation: Evaluation) -> int | str:
+    if evaluation.offline is None:
+        return evaluation.concurrency
+    return evaluation.offline.actors or "as many actors as there was room for"
 
 
 async def _find_served(evaluation: Evaluation, connect: Connect) -> Served:

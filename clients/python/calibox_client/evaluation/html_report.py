@@ -5,6 +5,8 @@ from html import escape
 from typing import Any
 
 from calibox_client.evaluation import plots
+from calibox_client.evaluation.rates import rates_text
+from calibox_client.evaluation.sweep_formats import own_rows
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -29,8 +31,18 @@ _SWEPT = ("calibration_AP", "test_AP", "delta_AP", "offline_test_AP", "images_th
 def html_page(document: Mapping[str, Any]) -> str:
     """The page of a full document, as `report.full_document` makes it."""
     title = f"{document['model']}/{document['version']}: {document['images']} images, ranked by {document['rank_by']}"
-    sections = [_heading(document, title), _accuracy(document), _calibration(document), *_sweep(document)]
-    body = "\n".join([*sections, _speed(document)])
+    sections = [
+        _heading(document, title),
+        _accuracy(document),
+        _calibration(document),
+        *_calibrated(document),
+        *_sweep(document),
+    ]
+    return page_of(title, "\n".join([*sections, _speed(document)]))
+
+
+def page_of(title: str, body: str) -> str:
+    """A page that stands alone."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -53,10 +65,10 @@ def _accuracy(document: Mapping[str, Any]) -> str:
         [
             "<h2>Accuracy</h2>",
             f'<div class="plots">{plots.by_threshold(document)}</div>',
-            _table("By size, and recall", [{"": "value", **sizes}], ("", *sizes)),
-            *([_table("The data format's own", [{"": "value", **own}], ("", *own))] if own else []),
-            _table("LRP error: less is better", [{"": "mean over classes", **lrp}], ("", *lrp)),
-            _table("Each class; the threshold is that of least LRP", rows, ("class", *_CLASS, *_CLASS_LRP)),
+            table("By size, and recall", [{"": "value", **sizes}], ("", *sizes)),
+            *([table("The data format's own", [{"": "value", **own}], ("", *own))] if own else []),
+            table("LRP error: less is better", [{"": "mean over classes", **lrp}], ("", *lrp)),
+            table("Each class; the threshold is that of least LRP", rows, ("class", *_CLASS, *_CLASS_LRP)),
         ]
     )
 
@@ -75,8 +87,8 @@ def _calibration(document: Mapping[str, Any]) -> str:
             '<p class="note">Operating thresholds are those of least LRP, chosen on every other image; the errors are '
             "of the other images, of detections at these thresholds, and (all_) of every detection. "
             f"As an announced IoU the nearest to the truth (LaECE0): {escape(least)}.</p>",
-            _table("Calibration errors: less is better", rows, ("score", *_ERRORS)),
-            _table(
+            table("Calibration errors: less is better", rows, ("score", *_ERRORS)),
+            table(
                 f"Correlation with the IoU, {document['correlations']['pearson_n']:g} detections with IoU above 0.5",
                 [{"": "Pearson", **correlations}],
                 ("", *correlations),
@@ -86,15 +98,33 @@ def _calibration(document: Mapping[str, Any]) -> str:
     )
 
 
+def _calibrated(document: Mapping[str, Any]) -> list[str]:
+    """What the score map does, and the operating point that was asked for."""
+    parts = []
+    if (told := document.get("calibrated")) is not None:
+        rows = [
+            {"score": f"score {how}", **told[key]}
+            for how, key in (("as reported", "with_map"), ("of the graph", "without_map"))
+        ]
+        parts += ["<h2>The score map</h2>", f'<p class="note">{escape(told["verdict"])}</p>']
+        parts.append(table("Calibration errors: less is better", rows, ("score", *_ERRORS)))
+    if (point := document.get("operating_point")) is not None:
+        parts += [f"<h2>At {escape(point['name'])}</h2>", f"<p>{escape(rates_text(point))}</p>"]
+    return parts
+
+
 def _sweep(document: Mapping[str, Any]) -> list[str]:
     if "sweep" not in document:
         return []
     swept = document["sweep"]
     rows = [{"ranking": one["name"], **one} for one in swept["confirmed"]]
+    columns, by_name = own_rows(swept)
+    own = [{"ranking": name, **metrics} for name, metrics in by_name.items()]
     return [
         "<h2>Which ranking</h2>",
         f'<p class="note">{escape(verdict(swept))}</p>',
-        _table("Asked for live; delta against `classification` on the test half, 95 %", rows, ("ranking", *_SWEPT)),
+        table("Asked for live; delta against `classification` on the test half, 95 %", rows, ("ranking", *_SWEPT)),
+        *([table("By the data format's own, test half", own, ("ranking", *columns))] if own else []),
         f'<div class="plots">{plots.sweep_plot(swept)}</div>',
     ]
 
@@ -123,11 +153,12 @@ def _speed(document: Mapping[str, Any]) -> str:
     return (
         "<h2>Speed</h2>\n"
         f"<p>{'-' if per_second is None else format(per_second, '.1f')} images/s, {document['concurrency']} at a time, "
-        f"{document['retries']} repeats.</p>\n{_table('Latency as the client saw it', [row], tuple(row), digits=1)}"
+        f"{document['retries']} repeats.</p>\n{table('Latency as the client saw it', [row], tuple(row), digits=1)}"
     )
 
 
-def _table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, digits: int = 3) -> str:
+def table(caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, digits: int = 3) -> str:
+    """Rows under a caption; a column that a row lacks is empty."""
     head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
     lines = "\n".join(
         f"<tr>{''.join(f'<td>{_cell(row.get(column), digits)}</td>' for column in columns)}</tr>" for row in rows

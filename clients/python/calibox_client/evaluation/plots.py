@@ -68,7 +68,7 @@ def by_threshold(document: Mapping[str, Any]) -> str:
     return drawn("AP by IoU threshold", draw)
 
 
-def reliability_plot(name: str, report: Mapping[str, Any]) -> str:
+def reliability_plot(name: str, report: Mapping[str, Any], *, title: str = "") -> str:
     """Mean IoU and share of right detections by mean score, and how many detections there are."""
 
     def draw(axes: Any) -> None:
@@ -86,7 +86,7 @@ def reliability_plot(name: str, report: Mapping[str, Any]) -> str:
         axes.set(xlabel=f"mean {_said(name)} of a bin", xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left", fontsize=7)
 
-    return drawn(f"Reliability: {_said(name)}", draw)
+    return drawn(f"Reliability: {title or _said(name)}", draw)
 
 
 def score_iou_map(name: str, counts: Sequence[Sequence[int]]) -> str:

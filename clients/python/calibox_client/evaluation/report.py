@@ -9,6 +9,8 @@ import typer
 
 from calibox_client.evaluation.errors import EvaluationError
 from calibox_client.evaluation.metrics import Measured
+from calibox_client.evaluation.rates import rates_text
+from calibox_client.evaluation.sweep_formats import own_rows
 
 _MAIN = ("AP", "AP50", "AP75", "AP90")
 _FURTHER = ("AP60", "AP70", "AP80")
@@ -89,6 +91,7 @@ def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
             *_table("class", _CLASS_COLUMNS, {row["name"]: row for row in summary["per_class"]}),
             "",
             *_table("calibration error", (*_ERROR_COLUMNS, "kept"), summary["calibration"]),
+            *_calibration_lines(summary),
             *(_sweep_lines(summary["sweep"]) if "sweep" in summary else ()),
             "",
             f"throughput: {_number(summary['images_per_second'], '.1f')} images/s, "
@@ -98,6 +101,14 @@ def summary_text(measured: Measured, summary: Mapping[str, Any]) -> str:
             f"results: {summary['output']}",
         ]
     )
+
+
+def _calibration_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The operating point that was asked for, and what the score map does."""
+    lines = [summary["calibrated"]["verdict"]] if "calibrated" in summary else []
+    if (point := summary.get("operating_point")) is not None:
+        lines.append(f"at {point['name']}, IoU {point['wanted']['match_iou']:g}: {rates_text(point)}")
+    return ["", *lines] if lines else []
 
 
 def _sweep_lines(swept: Mapping[str, Any]) -> list[str]:
@@ -111,7 +122,9 @@ def _sweep_lines(swept: Mapping[str, Any]) -> list[str]:
         for one in swept["confirmed"]
     }
     columns = ("calibration_AP", "test_AP", "delta", "offline_test_AP", "differ")
-    return ["", *_table("ranking, live", columns, rows), f"chosen on the calibration half: {swept['chosen']}"]
+    lines = ["", *_table("ranking, live", columns, rows), f"chosen on the calibration half: {swept['chosen']}"]
+    own_columns, own = own_rows(swept)
+    return [*lines, "", *_table("ranking, test half", own_columns, own)] if own else lines
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

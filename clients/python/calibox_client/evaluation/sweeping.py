@@ -1,6 +1,6 @@
 """The stages of `calibox eval --sweep`: raw scores once, every ranking offline, the best ones live, and the choice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from calibox_client.evaluation.journal import Answer, Journal
 from calibox_client.evaluation.metrics import coco_results
 from calibox_client.evaluation.raw_scores import RawImage, RawScoresClient
 from calibox_client.evaluation.sweep import BASE, Halves, Point, Sweep, fusion_name, sweep
+from calibox_client.evaluation.sweep_formats import with_format_metrics
 from calibox_client.evaluation.work import WorkItem
 from calibox_core.bootstrap import interval
 from calibox_core.coco_matching import ClassMatches, FoundObjects, match_split
@@ -51,8 +52,18 @@ class Live:
     """The server's own answers under one ranking, images in the order of their ids."""
 
     point: Point
+    rows: Sequence[Mapping[str, Any]]  # COCO results with all three scores
     found: Sequence[FoundObjects]
     matches: Sequence[ClassMatches]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Every ranking offline, and those that were asked for live, by name."""
+
+    swept: Sweep
+    live: Mapping[str, Live]
+    tally: Tally  # of asking for raw scores
 
 
 def check_can_sweep(parameters: Mapping[str, Any], manifest: Manifest) -> None:
@@ -64,11 +75,19 @@ def check_can_sweep(parameters: Mapping[str, Any], manifest: Manifest) -> None:
     refines = parameters.get("refine", manifest.refinement is not None and manifest.refinement.default_steps > 0)
     if refines not in (False, None, "false", "0", 0):
         raise EvaluationError("--sweep ranks boxes as they are before they are refined; give --refine false with it")
+    if parameters.get("operating_point"):
+        raise EvaluationError("--sweep tries rankings at every threshold; leave --operating-point out")
     if parameters.get("classes"):
         raise EvaluationError("--sweep looks at all classes; leave --classes out")
 
 
-def run_sweep(sweeping: Sweeping, work: Sequence[WorkItem], truth: Truth, answers: Sequence[Answer]) -> dict[str, Any]:
+def run_sweep(
+    sweeping: Sweeping,
+    work: Sequence[WorkItem],
+    truth: Truth,
+    answers: Sequence[Answer],
+    annotations: Mapping[str, Any],
+) -> dict[str, Any]:
     """All stages.
 
     Args:
@@ -76,15 +95,51 @@ def run_sweep(sweeping: Sweeping, work: Sequence[WorkItem], truth: Truth, answer
         work: the images, all of the data set.
         truth: of them.
         answers: of them, under ``sweeping.parameters``.
+        annotations: the COCO document; where it came of another format, that one's metrics are told too.
 
     Returns: what was swept and confirmed, as plain values.
 
     Raises:
-        EvaluationError: a half has no objects; the server failed, or does not give raw scores; answers so far are kept.
+        EvaluationError: as `rank_all`.
+    """
+    ranked = rank_all(sweeping, work, truth, answers, partial(_to_confirm, manifest=sweeping.manifest))
+    document = _document(ranked, Halves.of(truth.image_ids))
+    rows = {name: one.rows for name, one in ranked.live.items()}
+    return with_format_metrics(document, rows, annotations, truth.image_ids)
+
+
+def halves_with_objects(truth: Truth) -> Halves:
+    """The halves of these images.
+
+    Raises:
+        EvaluationError: a half has no objects.
     """
     halves = Halves.of(truth.image_ids)
     if not all(truth.objects_I[half].sum() for half in (halves.test_I, ~halves.test_I)):
-        raise EvaluationError("--sweep needs objects in both halves, the images at even and at odd positions by id")
+        raise EvaluationError("there must be objects in both halves, the images at even and at odd positions by id")
+    return halves
+
+
+def rank_all(
+    sweeping: Sweeping,
+    work: Sequence[WorkItem],
+    truth: Truth,
+    answers: Sequence[Answer],
+    to_confirm: Callable[[Sweep], Sequence[Point]],
+) -> Ranked:
+    """Raw scores once, every ranking offline, and the server's own answers under the best.
+
+    Args:
+        sweeping: the settings.
+        work: the images, all of the data set.
+        truth: of them.
+        answers: of them, under ``sweeping.parameters``.
+        to_confirm: which rankings to ask for live.
+
+    Raises:
+        EvaluationError: a half has no objects; the server failed, or does not give raw scores; answers so far are kept.
+    """
+    halves_with_objects(truth)
     with ExitStack() as stack:
         rankings = fetched_rankings(sweeping.manifest)
         opened = {**sweeping.fingerprint, "candidates_of": sorted(rankings)}
@@ -103,13 +158,13 @@ def run_sweep(sweeping: Sweeping, work: Sequence[WorkItem], truth: Truth, answer
         )
         journals: list[Journal[Any]] = [raw]
         live: dict[str, Live] = {}
-        for point in _to_confirm(swept, sweeping.manifest):
+        for point in to_confirm(swept):
             journal = stack.enter_context(_point_journal(sweeping, point))
             journals.append(journal)
             live[point.name] = _ask_live(sweeping, point, work, truth, journal, answers)
         for journal in journals:
             journal.remove()
-    return _document(swept, live, halves, tally)
+    return Ranked(swept, live, tally)
 
 
 def fetched_rankings(manifest: Manifest) -> dict[str, Exponents]:
@@ -170,9 +225,14 @@ def _ask_live(
             journal.answers.setdefault(answer.image_id, answer)
     parameters = live_parameters(sweeping.parameters, point.fusion)
     sweeping.asker.collect(point.name, work, journal, partial(ask_for_detections, parameters=parameters))
-    rows = coco_results(journal.answers[item.image_id] for item in work)
+    return live_of(point, [journal.answers[item.image_id] for item in work], truth)
+
+
+def live_of(point: Point, answers: Sequence[Answer], truth: Truth) -> Live:
+    """Answers under one ranking, taken apart and matched."""
+    rows = coco_results(answers)
     found = found_of(rows, truth.image_ids, truth.category_ids, rank_by="score")
-    return Live(point, found, match_split(found, truth.objects, len(truth.names)))
+    return Live(point, rows, found, match_split(found, truth.objects, len(truth.names)))
 
 
 def _is_what_was_asked(sweeping: Sweeping, point: Point) -> bool:
@@ -191,7 +251,8 @@ def same_found(one: FoundObjects, other: FoundObjects) -> bool:
     )
 
 
-def _document(swept: Sweep, live: Mapping[str, Live], halves: Halves, tally: Tally) -> dict[str, Any]:
+def _document(ranked: Ranked, halves: Halves) -> dict[str, Any]:
+    swept, live = ranked.swept, ranked.live
     base_B = halves.drawn(live[BASE].matches)
     base_ap = halves.average_precisions(live[BASE].matches)[1]
     confirmed: list[dict[str, Any]] = []
@@ -224,5 +285,5 @@ def _document(swept: Sweep, live: Mapping[str, Live], halves: Halves, tally: Tal
         "images": len(halves.test_I),
         "test_images": int(halves.test_I.sum()),
         "images_cut": swept.cut_images,
-        "raw_images_per_second": tally.per_second,
+        "raw_images_per_second": ranked.tally.per_second,
     }

@@ -1,7 +1,7 @@
 // The page: what it knows, what it asks the server for, and what it shows.
 
 import { detect, fetchExample, listModels, mediaType, Refusal } from "./api.js";
-import { listen, settingsOf, showAbout, showModels, showSettings } from "./controls.js";
+import { listen, settingsAt, settingsOf, showAbout, showModels, showPoints, showSettings } from "./controls.js";
 import { byId, debounced, element, show } from "./dom.js";
 import { boxAt, colourOf, draw, tagOf } from "./drawing.js";
 import { listenForPictures } from "./pictures.js";
@@ -112,6 +112,7 @@ function choose(model) {
   page.model = model;
   showModels(page.models, model);
   showAbout(model);
+  showPoints(model);
   offerExample(model);
   useOwnSettings();
 }
@@ -313,9 +314,11 @@ async function copy(button) {
 function listenToControls() {
   listen((name, value) => {
     if (!page.model) return;
-    page.settings[name] = value;
+    if (name === "operating_point") page.settings = settingsAt(page.model, value, page.settings);
+    else page.settings[name] = value;
+    if (["fusion", "alpha", "sigma", "score_threshold"].includes(name)) page.settings.operating_point = "";
     if (name === "fusion" && value === "geometric") page.settings.alpha = Math.min(1, page.settings.alpha);
-    if (["fusion", "alpha", "sigma"].includes(name) && page.ranking !== "compare") rankBy("combined");
+    if (["fusion", "alpha", "sigma", "operating_point"].includes(name) && page.ranking !== "compare") rankBy("combined");
     showSettings(page.model, page.settings);
     renderRequest();
     askSoon();

@@ -9,12 +9,13 @@ export const parameterOf = (fusion) => USES[fusion];
 export function parametersOf(model, settings, ranking) {
   const fusion = ranking === "combined" ? settings.fusion : ranking;
   const own = parameterOf(fusion);
+  const point = ranking === "combined" ? settings.operating_point : ""; // another ranking has no use for its thresholds
   return [
     ["model", model.name],
     ["version", model.version],
-    ["fusion", fusion],
-    ...(own ? [[own, settings[own]]] : []),
-    ["score_threshold", settings.score_threshold],
+    ...(point
+      ? [["operating_point", point]]
+      : [["fusion", fusion], ...(own ? [[own, settings[own]]] : []), ["score_threshold", settings.score_threshold]]),
     ["iou_threshold", settings.iou_threshold],
     ...(model.refinement ? [["refine", settings.refine]] : []),
   ];

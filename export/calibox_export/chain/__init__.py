@@ -1,0 +1,1 @@
+"""`calibox verify --chain`: answers held against one another from PyTorch to HTTP."""
