@@ -1,0 +1,1 @@
+"""`calibox export --triton`: a bundle as a model repository of NVIDIA's Triton."""
