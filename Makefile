@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 SERVE_EXTRAS := server,cpu
 # Everything but `gpu`, which cannot stand beside `cpu`: both ship the package onnxruntime.
-ALL_EXTRAS := server,grpc,cpu,openvino,quantize,tensorrt-rtx,train,export,eval,reproduce,supervision,pandas,video,otel,dev
+ALL_EXTRAS := server,grpc,cpu,openvino,quantize,tensorrt-rtx,train,export,eval,reproduce,supervision,pandas,video,ray,otel,dev
 
 # Tests only. It asks for older packages (protobuf below 7, greenlet below 3.4) than the rest, and works with the newer.
 ALONE := tritonclient
@@ -28,7 +28,7 @@ PINS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-all soak lint format kernels protocol constraints locks clean
+.PHONY: help serve install test test-all soak lint format kernels protocol constraints locks images sbom release-check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,20 @@ constraints: $(ALL_READY)  ## raise .venv to the newest versions that pyproject.
 
 locks: $(ALL_READY)  ## the packages of the container images with their hashes, in docker/locks, from constraints.txt
 	docker/lock.sh
+
+# What the machine has mounted while an image is built, for instance a certificate: see docker/rootless-build.sh.
+VOLUMES ?=
+IMAGES ?= /var/tmp/calibox-images
+images: $(ALL_READY)  ## build and ask the images cpu and eval without a container engine (root, Debian's buildah, debootstrap, bubblewrap)
+	docker/rootless-build.sh --work $(IMAGES) $(foreach volume,$(VOLUMES),--volume $(volume)) cpu eval
+	$(BIN)/python -m release sbom --trees $(IMAGES)
+	$(BIN)/python -m benchmarks.images --work $(IMAGES)
+
+sbom: $(ALL_READY)  ## bills of material of the images in build/sbom (CycloneDX)
+	$(BIN)/python -m release sbom $(ARGS)
+
+release-check: $(ALL_READY)  ## what must hold before a release; TAG=v1.2.3 asks for a finished changelog, too
+	$(BIN)/python -m release check $(if $(TAG),--tag $(TAG)) $(ARGS)
 
 clean:  ## remove .venv, caches and builds
 	rm -rf $(VENV) build dist trt_plugins/build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,20 +12,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from calibox_server.options import ENV_PREFIX, Options
+from release.checkout import IMAGES, LOCKS, image_text, lock_text, pins
 from tests.support.deployment import DOCKER, ROOT, arguments, instructions, stages
 
-TARGETS = ("cpu", "eval", "gpu", "train")
-LOCKS = ("build", *TARGETS)
+TARGETS = tuple(IMAGES)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETTINGS = {f"{ENV_PREFIX}{name.upper()}" for name in Options.model_fields}
 
 
 def lock(name: str) -> str:
-    return (DOCKER / "locks" / f"{name}.txt").read_text()
-
-
-def pins(text: str) -> dict[str, str]:
-    return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.M)}
+    return lock_text(ROOT, name)
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -57,7 +53,7 @@ def test_only_images_that_serve_are_asked_for_their_health(target: str, checked:
 def test_bases_are_exact_versions() -> None:
     known = stages()
     bases = {stage.base for stage in known.values()} - known.keys()
-    assert len(bases) == 3
+    assert len(bases) == 4
     assert [base for base in bases if not re.search(r":\d+\.\d+\.\d+-[a-z]", base)] == []
 
 
@@ -101,7 +97,7 @@ def test_a_lock_has_all_that_its_extras_ask_for(name: str) -> None:
     assert extras
     lines = [*PROJECT["dependencies"], *(line for e in extras for line in PROJECT["optional-dependencies"][e])]
     wanted = {canonicalize_name(Requirement(line).name) for line in lines} - {"calibox"}
-    assert wanted - pins(lock(name)).keys() == set()
+    assert wanted - pins(image_text(ROOT, name)).keys() == set()
 
 
 def test_torch_is_in_the_image_that_trains_and_in_no_other() -> None:

@@ -7,8 +7,6 @@ process trains (or goes on from the last checkpoint), writes the raw outputs of 
 
 import fcntl
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ import torch
 from lightning.pytorch import seed_everything
 from pydantic import Field
 
+from calibox_core.cpu import cpu_name
 from calibox_core.dataset import DataFolder
 from calibox_core.layouts import open_dataset
 from calibox_training.checkpoint import DETECTOR_PREFIX, METADATA_KEY, current_commit, load_checkpoint
@@ -188,10 +187,7 @@ def machine_name(accelerator: str) -> str:
     """Processor or GPU, and the number of cores."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return cpu_name()
 
 
 if __name__ == "__main__":
