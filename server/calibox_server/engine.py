@@ -1,7 +1,9 @@
 """What the server asks of an inference engine. Letters: B images, N rows of the outputs (detections at most)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,24 @@ class CandidateEngine(KnowsCandidates, Protocol):
 
     def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
         """As `Engine.run`, and the candidates of every image."""
+
+
+class FetchedByName(ABC):
+    """The runs of an engine that computes what is asked for by name."""
+
+    def run(self, batch: EngineInput) -> EngineOutput:
+        """Detections of one batch."""
+        return EngineOutput(*self._fetch(batch, EngineOutput._fields))
+
+    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
+        """Detections of one batch, and what was there before suppression."""
+        found = self._fetch(batch, (*EngineOutput._fields, *CandidateOutput._fields))
+        own = len(EngineOutput._fields)
+        return EngineOutput(*found[:own]), CandidateOutput(*found[own:])
+
+    @abstractmethod
+    def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
+        """These outputs of one batch, in order."""
 
 
 @runtime_checkable

@@ -13,11 +13,11 @@ from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.errors import BundleError
 from calibox_core.graph_contract import Signature, graph_contract
 from calibox_core.manifest import Manifest
-from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput, example_batch
+from calibox_server.engine import CandidateOutput, EngineInput, FetchedByName, example_batch
 from calibox_server.onnxruntime_provider import ProviderName, bucket_sizes, check_placed, placement
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(FetchedByName):
     """Runs a bundle's ONNX file as it is, or one that `calibox build` made of it.
 
     Args:
@@ -76,16 +76,6 @@ class OnnxRuntimeEngine:
         self._buckets = bucket_sizes(self.max_batch) if place.buckets else ()
         for size in self._buckets:
             self.run(example_batch(bundle.manifest, size))
-
-    def run(self, batch: EngineInput) -> EngineOutput:
-        """Detections of one batch."""
-        return EngineOutput(*self._fetch(batch, EngineOutput._fields))
-
-    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
-        """Detections of one batch, and what was there before suppression."""
-        found = self._fetch(batch, (*EngineOutput._fields, *CandidateOutput._fields))
-        own = len(EngineOutput._fields)
-        return EngineOutput(*found[:own]), CandidateOutput(*found[own:])
 
     def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
         count = len(batch.images)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.openvino_package import HINTS, IR_FILE, import_openvino
-from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput
+from calibox_server.engine import CandidateOutput, EngineInput, FetchedByName
 from calibox_server.onnxruntime_provider import CPU_MAX_BATCH
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(FetchedByName):
     """Runs an engine that `calibox build` made of a bundle.
 
     Args:
@@ -58,16 +58,6 @@ class OpenVinoEngine:
         self.name = f"openvino {version} {built.record.precision} (CPU)"
         self.on_cpu = True
         self.instances = self.in_flight = instances
-
-    def run(self, batch: EngineInput) -> EngineOutput:
-        """Detections of one batch."""
-        return EngineOutput(*self._fetch(batch, EngineOutput._fields))
-
-    def run_with_candidates(self, batch: EngineInput) -> tuple[EngineOutput, CandidateOutput]:
-        """Detections of one batch, and what was there before suppression."""
-        found = self._fetch(batch, (*EngineOutput._fields, *CandidateOutput._fields))
-        own = len(EngineOutput._fields)
-        return EngineOutput(*found[:own]), CandidateOutput(*found[own:])
 
     def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
         """Copies of outputs; what an engine computes and nobody names stays where it is."""

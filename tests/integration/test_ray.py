@@ -22,7 +22,7 @@ from calibox_client import Client, Detections, RetryPolicy
 from calibox_core.dataset import CocoFolder
 from tests.integration.test_deployment_proxy import free_ports
 from tests.support.bundles import make_tiny_bundle
-from tests.support.command_line import CommandLine
+from tests.support.command_line import CommandLine, Finished
 from tests.support.eval_folders import make_eval_folder
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.live_server import live_server
@@ -35,11 +35,7 @@ CORES = 4  # of which two are the replicas', whatever the machine has
 IMAGES = 160  # of the load in which a replica is killed
 KILLED_AFTER = 40
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
-    # Ray Data sets fields of its own that it has deprecated.
-    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +60,11 @@ def cluster(models: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def on_the_cluster(cluster: Cluster) -> Iterator[None]:
-    """This process joins the cluster, as commands with RAY_ADDRESS do."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in cluster.environment.items() if name.startswith("RAY_")})
-    import ray
-
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
+def calibox_on(cluster: Cluster, *words: object) -> Finished:
+    """A command in a process of its own, which joins the cluster: Ray reads its token once in each."""
+    command = [sys.executable, "-m", "calibox_core.cli", *map(str, words)]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def told(answer: httpx2.Response) -> tuple[int, str, Any]:
@@ -174,9 +162,8 @@ def test_a_killed_replica_loses_no_request_of_the_sdk(cluster: Cluster, plain: s
     assert min(before) not in cluster.replicas()
 
 
-@pytest.mark.usefixtures("on_the_cluster")
 def test_detect_finds_with_actors_what_a_server_finds(
-    calibox: CommandLine, models: Path, plain: str, tmp_path: Path
+    calibox: CommandLine, cluster: Cluster, models: Path, plain: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -186,7 +173,7 @@ def test_detect_finds_with_actors_what_a_server_finds(
     options = ("--score-threshold", 0.1, "--fusion", "product")
     output = tmp_path / "found.jsonl"
     actors = ("--ray", "--bundle", models / "tiny/1", "--output", output, "--actors", 2)
-    done = calibox("detect", folder, *options, *actors)
+    done = calibox_on(cluster, "detect", folder, *options, *actors)
     served = calibox("detect", folder, *options, "--server", plain, "--json")
     assert (done.code, served.code) == (1, 1)  # one file is no picture
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -225,15 +212,14 @@ def test_files_of_a_killed_actor_are_looked_at_again(cluster: Cluster, models: P
     assert lines[0]["detections"]
 
 
-@pytest.mark.usefixtures("on_the_cluster")
 def test_eval_measures_with_actors_what_it_measures_of_a_server(
-    calibox: CommandLine, models: Path, plain: str, tmp_path: Path
+    calibox: CommandLine, cluster: Cluster, models: Path, plain: str, tmp_path: Path
 ) -> None:
     data: CocoFolder = make_eval_folder(tmp_path / "data", models / "tiny/1", images=9)
     where = ("--images", data.images, "--annotations", data.annotations_path("val"), "--json")
     results = [tmp_path / "actors.json", tmp_path / "server.json"]
     actors = ("--ray", "--bundle", models / "tiny/1", "--actors", 2)
-    done = calibox("eval", *where, *actors, "--output", results[0])
+    done = calibox_on(cluster, "eval", *where, *actors, "--output", results[0])
     served = calibox("eval", *where, "--server", plain, "--output", results[1])
     assert (done.code, served.code) == (0, 0), done.err
     assert json.loads(results[0].read_text()) == json.loads(results[1].read_text())

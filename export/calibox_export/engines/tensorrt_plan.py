@@ -21,15 +21,31 @@ from calibox_export.parity import Graph
 _FIRST_WITH_BFLOAT16 = 80  # sm_80
 
 
-class TensorRtBackend:
-    """TensorRT on this machine's GPU. It builds and measures there, and nowhere else."""
+class _Plans:
+    """What both have: plans, for which a machine has one GPU or none."""
 
-    runtime: Runtime = "tensorrt"
+    runtime: Runtime
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
     def version(self) -> str:
         """Of the package."""
         return import_tensorrt(self.runtime).__version__
+
+    def open(
+        self,
+        folder: Path,
+        precision: Precision,  # noqa: ARG002 - the plan says it
+        *,
+        as_served: bool = False,  # noqa: ARG002 - a plan is compiled
+    ) -> Graph | None:
+        """On this machine's GPU, if it was built for that one."""
+        return open_plan(import_tensorrt(self.runtime), folder / PLAN_FILE, folder / PLUGIN_FILE)
+
+
+class TensorRtBackend(_Plans):
+    """TensorRT on this machine's GPU. It builds and measures there, and nowhere else."""
+
+    runtime: Runtime = "tensorrt"
 
     def check(self, precision: Precision) -> None:
         """Asks the GPU."""
@@ -65,26 +81,11 @@ class TensorRtBackend:
             shutil.copyfile(plugin, folder / PLUGIN_FILE)
         return Facts(needs=(capability,), plugin_sha256=sha256_of(plugin))
 
-    def open(
-        self,
-        folder: Path,
-        precision: Precision,  # noqa: ARG002 - the plan says it
-        *,
-        as_served: bool = False,  # noqa: ARG002 - a plan is compiled
-    ) -> Graph | None:
-        """On this machine's GPU."""
-        return open_plan(import_tensorrt(self.runtime), folder / PLAN_FILE, folder / PLUGIN_FILE)
 
-
-class TensorRtRtxBackend:
+class TensorRtRtxBackend(_Plans):
     """TensorRT-RTX, for GPUs of GeForce and RTX. It builds on any machine, for the GPUs that are named."""
 
     runtime: Runtime = "tensorrt-rtx"
-    precisions: tuple[Precision, ...] = TensorRtBackend.precisions
-
-    def version(self) -> str:
-        """Of the package."""
-        return import_tensorrt(self.runtime).__version__
 
     def check(self, precision: Precision) -> None:
         """Nothing: what it builds for is known when it is told."""
@@ -111,16 +112,6 @@ class TensorRtRtxBackend:
             )
         )
         return Facts(needs=targets)
-
-    def open(
-        self,
-        folder: Path,
-        precision: Precision,  # noqa: ARG002 - the plan says it
-        *,
-        as_served: bool = False,  # noqa: ARG002 - a plan is compiled
-    ) -> Graph | None:
-        """On this machine's GPU, if it was built for that one."""
-        return open_plan(import_tensorrt(self.runtime), folder / PLAN_FILE, folder / PLUGIN_FILE)
 
 
 def plugin_path() -> Path | None:
