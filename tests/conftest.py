@@ -3,10 +3,14 @@
 Profiles (environment variable `HYPOTHESIS_PROFILE`): `default`, `ci` (the same examples on every run) and `thorough`.
 """
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,3 +29,12 @@ settings.register_profile("default", _UNHURRIED, max_examples=60)
 settings.register_profile("ci", _UNHURRIED, max_examples=60, derandomize=True)
 settings.register_profile("thorough", _UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """What a test configures of logs ends with it: others of the same process look at what is logged."""
+    filters = list(logging.getLogger("uvicorn.error").filters)
+    yield
+    structlog.reset_defaults()
+    logging.getLogger("uvicorn.error").filters[:] = filters

@@ -35,7 +35,10 @@ CORES = 4  # of which two are the replicas', whatever the machine has
 IMAGES = 160  # of the load in which a replica is killed
 KILLED_AFTER = 40
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.slow,  # a dozen processes, a minute
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Log lines: what failed is told with its place, and without what callers sent."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +7,6 @@ import structlog
 
 from calibox_server.logs import configure_logs
 from calibox_server.settings import Settings
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    filters = list(logging.getLogger("uvicorn.error").filters)
-    yield
-    structlog.reset_defaults()
-    logging.getLogger("uvicorn.error").filters[:] = filters
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
