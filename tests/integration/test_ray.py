@@ -21,7 +21,6 @@ from websockets.sync.client import connect
 from calibox_client import Client, Detections, RetryPolicy
 from calibox_core.dataset import CocoFolder
 from tests.integration.test_deployment_proxy import free_ports
-from tests.support.bundles import make_tiny_bundle
 from tests.support.command_line import CommandLine, Finished
 from tests.support.eval_folders import make_eval_folder
 from tests.support.gated_engine import PATIENCE_S
@@ -39,13 +38,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
     pytest.mark.slow,  # a dozen processes, a minute
 ]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    make_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")
