@@ -27,6 +27,7 @@ from PIL import (
 )
 
 from calibox_core.errors import TruncatedImageError, UnsupportedImageError
+from calibox_core.jpeg import jpeg_size
 from calibox_core.letterbox import PAD_VALUE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -85,6 +86,8 @@ def read_header(data: bytes) -> ImageHeader:
         UnsupportedImageError: the bytes are no image of a known format.
         TruncatedImageError: they begin like one, but the header is damaged or cut short.
     """
+    if (usual := jpeg_size(data)) is not None:
+        return ImageHeader("JPEG", *usual, orientation=1)
     if _is_webp(data) and (size := _webp_size(data))[0] * size[1] > _MOST_OF_WEBP:
         return ImageHeader("WEBP", *size, orientation=1)
     with _damage_as_ours(), _without_warnings(), _reader_of(data)(io.BytesIO(data)) as image:

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
 
 from calibox_core import __version__
 from calibox_server import answers, errors
@@ -34,6 +35,20 @@ from calibox_server.stream import add_stream
 from calibox_server.tracing import add_tracing
 
 
+class _Application(FastAPI):
+    """An application whose first layer is our first middleware.
+
+    The framework has three around it, which answer errors, report them and limit bodies: all done further in.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """What requests go through, from the outermost on."""
+        layer = super().build_middleware_stack()
+        while not isinstance(layer, self.user_middleware[0].cls):  # type: ignore[arg-type]
+            layer = layer.app  # type: ignore[attr-defined]
+        return layer
+
+
 def build_app(service: Service) -> FastAPI:
     """The application that serves ``service`` and closes it at the end."""
 
@@ -44,7 +59,7 @@ def build_app(service: Service) -> FastAPI:
             yield
             await service.close()
 
-    app = FastAPI(
+    app = _Application(
         title="calibox",
         version=__version__,
         description=DESCRIPTION,

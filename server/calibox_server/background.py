@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
 
 from calibox_server.errors import ServiceError
 
@@ -28,7 +30,47 @@ async def in_background(work: Callable[[], T]) -> T:
     return await asyncio.wrap_future(done)
 
 
-def in_thread(pool: Executor, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
+class Threads(Protocol):
+    """Threads that run what they are given: ours, or an executor of the standard library."""
+
+    def submit(self, call: Callable[[], object], /) -> object:
+        """Has one of them run it."""
+
+
+class Crew:
+    """Threads that run calls in order: an executor without the futures and locks that nobody here asks for.
+
+    Args:
+        count: threads.
+        name: of the threads.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        for i in range(count):
+            threading.Thread(target=_run_all, args=(self._calls,), name=f"{name}_{i}", daemon=True).start()
+        self.close = weakref.finalize(self, _send_home, self._calls, count)  # what runs ends, what waits never begins
+
+    def submit(self, call: Callable[[], object], /) -> None:
+        """Has the next free thread run it; it raises nothing."""
+        self._calls.put(call)
+
+
+def _run_all(calls: "SimpleQueue[Callable[[], object] | None]") -> None:
+    while (call := calls.get()) is not None:
+        call()
+        del call  # while the thread waits, it keeps nothing alive
+
+
+def _send_home(calls: "SimpleQueue[Callable[[], object] | None]", count: int) -> None:
+    with suppress(Empty):
+        while True:
+            calls.get_nowait()
+    for _ in range(count):
+        calls.put(None)
+
+
+def in_thread(pool: Threads, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
     """As the event loop's `run_in_executor`, with half of its turns of the loop and locks: there is one per request.
 
     Who cancels what is returned does not stop the work, only gets nothing of it.
@@ -64,7 +106,7 @@ def _fail(reply: "asyncio.Future[Any]", error: BaseException) -> None:
 
 
 async def in_pool(
-    pool: Executor, work: Callable[[S], T], items: Sequence[S], *, undo: Callable[[T], object] = lambda _: None
+    pool: Threads, work: Callable[[S], T], items: Sequence[S], *, undo: Callable[[T], object] = lambda _: None
 ) -> list[T]:
     """``work`` on every item, in order. If one fails, the others' results are undone and the first error is raised."""
     jobs = [in_thread(pool, work, item) for item in items]

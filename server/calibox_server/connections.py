@@ -23,6 +23,7 @@ from calibox_server.errors import (
     SlowRequestError,
     TooManyConnectionsError,
 )
+from calibox_server.joined import Joined
 from calibox_server.options import Options
 from calibox_server.server_timing import server_timing
 from calibox_server.trace_context import new_request_id
@@ -106,6 +107,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One connection more; over the limit, it is refused once it has said what it wants."""
         super().connection_made(transport)
+        self._answers = Joined(transport, self.loop)
         self._over = len(self.connections) > self._limits.connections
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -155,6 +157,8 @@ class Connection(HttpToolsProtocol):
         if self._refusal is not None:
             raise self._refusal
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = self._answers  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -1,15 +1,18 @@
 """Image bytes to a letterboxed slot, with limits told from the header before any pixel is decoded."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.errors import ImageError, UnsupportedImageError
 from calibox_core.images import ImageHeader, decode_image, read_header
 from calibox_core.letterbox import Letterbox, letterbox_into
-from calibox_server.errors import CutImageError, TooManyPixelsError, UnreadableImageError, UnsupportedMediaTypeError
+from calibox_server.errors import (
+    CutImageError,
+    ServiceError,
+    TooManyPixelsError,
+    UnreadableImageError,
+    UnsupportedMediaTypeError,
+)
 from calibox_server.requests import ImagePart
 
 
@@ -32,8 +35,10 @@ def decode(part: ImagePart, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         ServiceError: as `decode_into`.
     """
-    with _told_to_the_sender(part):
+    try:
         return decode_image(part.data, _header(part, max_pixels))
+    except ImageError as error:
+        raise _told_to_the_sender(error, part) from error
 
 
 def checked_header(part: ImagePart, max_pixels: int) -> ImageHeader:
@@ -42,8 +47,10 @@ def checked_header(part: ImagePart, max_pixels: int) -> ImageHeader:
     Raises:
         ServiceError: as `decode_into`, but for what only the pixels show.
     """
-    with _told_to_the_sender(part):
+    try:
         return _header(part, max_pixels)
+    except ImageError as error:
+        raise _told_to_the_sender(error, part) from error
 
 
 def _header(part: ImagePart, max_pixels: int) -> ImageHeader:
@@ -56,15 +63,11 @@ def _header(part: ImagePart, max_pixels: int) -> ImageHeader:
     return header
 
 
-@contextmanager
-def _told_to_the_sender(part: ImagePart) -> Iterator[None]:
-    try:
-        yield
-    except UnsupportedImageError as error:
-        raise UnsupportedMediaTypeError(f"{part.label} is not read: {error}") from error
-    except ImageError as error:
-        kind = CutImageError if ends_too_early(part.data) else UnreadableImageError
-        raise kind(f"{part.label} is not read: {error}") from error
+def _told_to_the_sender(error: ImageError, part: ImagePart) -> ServiceError:
+    sentence = f"{part.label} is not read: {error}"
+    if isinstance(error, UnsupportedImageError):
+        return UnsupportedMediaTypeError(sentence)
+    return (CutImageError if ends_too_early(part.data) else UnreadableImageError)(sentence)
 
 
 def prepare_decoders() -> None:

@@ -8,12 +8,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from calibox_server.background import in_thread
+from calibox_server.background import Crew, in_thread
 from calibox_server.engine import CandidateEngine, CandidateOutput, Closable, Engine, EngineInput, EngineOutput
 from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
@@ -62,7 +61,7 @@ class EngineRunner:
     def __init__(self, engine: Engine, metrics: ModelMetrics, name: str) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(engine.in_flight, thread_name_prefix=f"engine-{name}")
+        self._threads = Crew(engine.in_flight, f"engine-{name}")
         self._running: dict[int, float] = {}  # when the run of each thread began
 
     @property
@@ -76,7 +75,7 @@ class EngineRunner:
 
     async def close(self, *, idle: bool) -> None:
         """Ends the threads, and the engine itself where it wants to be closed and nothing runs in it (``idle``)."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if idle and isinstance(self._engine, Closable):
             await asyncio.to_thread(self._engine.close)
 

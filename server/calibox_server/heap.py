@@ -1,6 +1,17 @@
-"""Memory that was freed, given back to the system."""
+"""Memory of a process that serves: what the collector looks at, and what was freed."""
 
 import ctypes
+import gc
+
+
+def settle() -> None:
+    """Takes everything that is there now out of the garbage collector's sight; called once, before requests come.
+
+    A full collection looks at every object, 100,000 of them once a server is ready, and stops all threads for 60 ms.
+    Objects of a model that is unloaded are freed all the same, by their counts.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def trim() -> None:

@@ -17,6 +17,7 @@ from calibox_server.connections import Connection, Limits, Sweeper
 from calibox_server.fetch.fetcher import make_fetcher
 from calibox_server.greeting import welcome
 from calibox_server.guard import make_guard
+from calibox_server.heap import settle
 from calibox_server.listener import BACKLOG, bind
 from calibox_server.logs import configure_logs, log_settings
 from calibox_server.options import items
@@ -132,6 +133,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def ready(port: int) -> None:
             log_settings(settings)
+            settle()
             announce(welcome(service, settings.host, port))
 
         server = make_server(build_app(service), service, ready)

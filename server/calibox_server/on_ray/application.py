@@ -14,6 +14,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from calibox_server.app import build_app
+from calibox_server.heap import settle
 from calibox_server.logs import configure_logs, log_settings
 from calibox_server.on_ray.replica_metrics import by_replica
 from calibox_server.on_ray.shares import read_settings, settings_of_share
@@ -69,7 +70,9 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The same application as everywhere; its lifespan, which Ray begins and ends, closes the service."""
-        return build_app(self._service)
+        app = build_app(self._service)
+        settle()
+        return app
 
     def check_health(self) -> None:
         """Asked by Ray every few seconds; a replica that raises is replaced."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from calibox_server.door import Held
 from calibox_server.engine_line import EngineLine
 from calibox_server.greeting import welcome
+from calibox_server.heap import settle
 from calibox_server.logs import configure_logs
 from calibox_server.service import Service
 from calibox_server.workers import messages
@@ -114,6 +115,7 @@ def serve(start: Start) -> None:
         import uvloop
 
         factory = uvloop.new_event_loop
+    settle()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(EngineProcess(start, service).run())
 

@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from calibox_server.app import build_app
+from calibox_server.heap import settle
 from calibox_server.logs import configure_logs
 from calibox_server.serve import Server, make_config
 from calibox_server.workers import catalogue, messages
@@ -142,7 +143,9 @@ def serve(start: Start) -> None:
     configure_logs(start.settings)
     desk = Desk()
     service = make_service(start, desk)
-    FrontServer(make_config(build_app(service), service), service, desk, start.end).run()
+    server = FrontServer(make_config(build_app(service), service), service, desk, start.end)
+    settle()
+    server.run()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Work in a pool, and how its result comes back to the event loop."""
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from calibox_server.background import in_thread
+from calibox_server.background import Crew, in_thread
+from tests.support.gated_engine import PATIENCE_S
 
 
 def test_the_result_comes_back_and_the_arguments_go_there() -> None:
@@ -55,3 +59,64 @@ def test_work_that_outlives_the_event_loop_does_no_harm() -> None:
     held.set()
     assert pool.submit(lambda: "still there").result() == "still there"
     pool.shutdown()
+
+
+def _gone(name: str) -> bool:
+    """Whether all threads of this name end."""
+    until = time.monotonic() + PATIENCE_S
+    while any(thread.name.startswith(name) for thread in threading.enumerate()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def test_a_crew_runs_as_many_calls_at_once_as_it_has_threads_and_in_order() -> None:
+    crew, both, names = Crew(2, "rowers"), threading.Barrier(3), []
+    for _ in range(2):
+        crew.submit(lambda: both.wait(PATIENCE_S) and names.append(threading.current_thread().name))
+    both.wait(PATIENCE_S)
+    alone, order, done = Crew(1, "walker"), [], threading.Event()
+    for i in range(5):
+        alone.submit(lambda i=i: order.append(i))  # type: ignore[misc]
+    alone.submit(done.set)
+    assert done.wait(PATIENCE_S)
+    assert order == list(range(5))
+    crew.close()
+    alone.close()
+    assert _gone("rowers")
+    assert _gone("walker")
+
+
+def test_a_crew_that_is_sent_home_ends_what_runs_and_begins_nothing_more() -> None:
+    crew, begun, held, ran = Crew(1, "crew"), threading.Event(), threading.Event(), []
+    crew.submit(lambda: (begun.set(), held.wait(PATIENCE_S), ran.append("first")))
+    assert begun.wait(PATIENCE_S)
+    crew.submit(lambda: ran.append("second"))
+    crew.close()
+    held.set()
+    assert _gone("crew_")
+    assert ran == ["first"]
+
+
+def test_a_crew_that_nobody_holds_any_more_goes_home_by_itself() -> None:
+    Crew(2, "forgotten")
+    gc.collect()
+    assert _gone("forgotten")
+
+
+def test_a_crew_without_work_keeps_nothing_of_the_last_call() -> None:
+    class Big:
+        pass
+
+    crew, done = Crew(1, "idle"), threading.Event()
+    big = Big()
+    crew.submit(lambda big=big: (big, done.set()))  # type: ignore[misc]
+    watched = weakref.ref(big)
+    del big
+    assert done.wait(PATIENCE_S)
+    until = time.monotonic() + PATIENCE_S
+    while watched() is not None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert watched() is None
+    crew.close()

@@ -195,7 +195,8 @@ def test_images_of_a_front_end_that_leaves_do_not_run_and_hold_up_nothing(tmp_pa
         front.note(messages.pack_ask(Ask(messages.ASK, 0, 0, 6, 0, 0, 4, 1, 0.5, 0.25, 0, 0.6, LATER)))  # no such model
         await answered.wait()
         assert [(a.number, type(error_of(a.code, ""))) for a in answers] == [(3, StoppingError), (4, StoppingError)]
-        assert line.waiting == 1  # the first one runs
+        assert line.waiting == 1
+        engine.wait_for_run()  # the first one
         closing = asyncio.create_task(line.close(PATIENCE_S))
         front.close()
         await gone.wait()

@@ -1,0 +1,45 @@
+"""An answer's head and body in one call of the system, where the web server makes two."""
+
+import asyncio
+
+_STATUS_LINE = b"HTTP/1.1 "
+
+
+class Joined:
+    """A connection's transport, for answers: a head waits for its body.
+
+    Args:
+        transport: of the connection.
+        loop: what waits is written in its next turn at the latest.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """As the transport's."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_STATUS_LINE):
+            self._head = data
+            self._loop.call_soon(self._write_head)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """As the transport's."""
+        self._write_head()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """As the transport's."""
+        return self._transport.is_closing()
+
+    def _write_head(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
