@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-import tritonclient.http
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from calibox_client import Client
 from calibox_core.bundle import read_bundle
@@ -18,13 +18,16 @@ from calibox_core.dataset import CocoFolder
 from calibox_core.fusion import Fusion, FusionName
 from calibox_core.nms import NmsAttributes
 from calibox_core.score_map import ScoreMap
+from calibox_server.serve import Server
+from calibox_server.service import Service
+from calibox_server.settings import Settings
 from tests.support.bundles import make_tiny_bundle
 from tests.support.command_line import CommandLine
 from tests.support.eval_folders import make_eval_folder
 from tests.support.gated_engine import PATIENCE_S
-from tests.support.live_server import live_server
+from tests.support.live_server import grpc_address, live_server, running, server_url
 from tests.support.manifests import small_point
-from tests.support.oip import OUTPUTS, Triton, letterboxed
+from tests.support.oip import OUTPUTS, Triton, letterboxed, triton_grpc, triton_http
 from tests.support.pictures import encoded, picture
 
 ALL_PAIRS = NmsAttributes(pre_nms_top_k=12 * 16 * 3, max_detections=50, candidate_floor=0.0)
@@ -41,11 +44,17 @@ RAW = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("pointed")
     make_tiny_bundle(root, schema_version=2, score_map=BENT, operating_points=POINTS)
-    with live_server(root) as address:
-        yield address
+    settings = Settings(models=root, grpc_port=0, log_level="warning")
+    with running(Service.load(settings)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def url(server: Server) -> str:
+    return server_url(server)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +119,15 @@ def test_the_server_tells_its_points(client: httpx2.Client) -> None:
     assert "operating_point" in {parameter["name"] for parameter in schema}
 
 
-def test_the_open_inference_protocol_knows_the_point(url: str) -> None:
-    triton = Triton(tritonclient.http, url.removeprefix("http://"))
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_open_inference_protocol_knows_the_point(server: Server, transport: str) -> None:
+    http = server_url(server).removeprefix("http://")
+    with triton_http(http) if transport == "http" else triton_grpc(grpc_address(server)) as triton:
+        judge_points(triton)
+
+
+def judge_points(triton: Triton) -> None:
+    """What every transport has to answer."""
     images = letterboxed(SHOWN)
 
     def infer(parameters: dict[str, Any], **arrays: Any) -> dict[str, Any]:
@@ -132,7 +148,8 @@ def test_the_open_inference_protocol_knows_the_point(url: str) -> None:
     assert apart["num_detections"].tolist() == [len(kept)]
     assert apart["boxes"][0, : len(kept)].tolist() == least["boxes"][0, kept].tolist()
     assert apart["labels"][0, len(kept) :].tolist() == [-1] * (50 - len(kept))
-    triton.client.close()
+    with pytest.raises(InferenceServerException, match="operating_point must be one of common, apart, got 'precise'"):
+        infer({"operating_point": "precise"})
 
 
 @pytest.fixture(scope="module")
