@@ -9,6 +9,7 @@
 # debootstrap. FOLDER/TARGET/rootfs is the tree of an image, FOLDER/TARGET/image.json how it is started.
 # Debian comes from DEBIAN_MIRROR, where that is set, by the release DEBIAN_SUITE (bookworm). STORAGE_DRIVER=vfs is for where
 # the kernel mounts no overlays: it copies the whole tree for every line of the Dockerfile (30 GB, and a minute a line).
+# CMAKE_BUILD_PARALLEL_LEVEL, where that is set, is how many files are compiled at once.
 # Behind a mirror, or a proxy with a certificate of its own: --volume mounts what the machine has while commands run, as in
 #   --volume /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro --volume /etc/pip.conf:/etc/pip.conf:ro
 set -euo pipefail
@@ -67,6 +68,7 @@ for target in "${targets[@]}"; do
     # Docker's format, since OCI's knows no health check. Layers are kept, so that what is the same is made once.
     build build --isolation chroot --format docker --layers "${volumes[@]}" --file docker/Dockerfile --target "$target" \
         --build-arg "PYTHON_IMAGE=$runtime" --build-arg "BUILD_IMAGE=$compile" --build-arg "REVISION=$revision" \
+        ${CMAKE_BUILD_PARALLEL_LEVEL:+--build-arg "CMAKE_BUILD_PARALLEL_LEVEL=$CMAKE_BUILD_PARALLEL_LEVEL"} \
         "${arguments[@]}" --tag "localhost/calibox:$target" .
     container=$(build from "localhost/calibox:$target")
     rm -rf "${work:?}/$target"

@@ -1,6 +1,7 @@
 """An answer's head and body in one call of the system, where the web server makes two."""
 
 import asyncio
+from typing import Any
 
 _STATUS_LINE = b"HTTP/1.1 "
 
@@ -20,6 +21,10 @@ class Joined:
         self._loop = loop
         self._head = b""
 
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
+
     def write(self, data: bytes) -> None:
         """As the transport's."""
         if self._head:
@@ -34,10 +39,6 @@ class Joined:
         """As the transport's."""
         self._write_head()
         self._transport.close()
-
-    def is_closing(self) -> bool:
-        """As the transport's."""
-        return self._transport.is_closing()
 
     def _write_head(self) -> None:
         if self._head:

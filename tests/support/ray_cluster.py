@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,20 @@ from tests.support.deployment import ROOT, read_yaml
 from tests.support.gated_engine import PATIENCE_S
 
 START_LIMIT_S = 200  # a dozen processes of Python on a loaded machine
+END_LIMIT_S = 90  # with HAProxy it takes half a minute on an idle one
 REPLICAS = 2
 # Nothing is sent to Ray's makers. The token is that of this process's clusters, which Ray reads once, and no file of it
 # is left in the home folder.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# Ray's ports are on 127.0.0.1, as they are where Ray does not support clusters of several machines.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# On a machine with other work. Ray has its processes give way (nice 15), kills a proxy that takes more than 15 s to start,
+# and starts another.
+PATIENT = {
+    "RAY_worker_niceness": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
 
 _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
@@ -95,7 +105,7 @@ def ray_cluster(config: Mapping[str, Any], *, cores: int, **variables: str) -> I
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     callback = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK}
     own = {name: f"{folder}/{file}" for name, file in _HAPROXY_FILES.items()}
-    environment = os.environ | QUIET | callback | own | variables | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | QUIET | LOOPBACK | PATIENT | callback | own | variables | {"PYTHONPATH": str(ROOT)}
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(dict(config)))
     command = [sys.executable, "-m", "tests.support.ray_driver", str(folder), str(cores), str(path)]
@@ -109,28 +119,42 @@ def ray_cluster(config: Mapping[str, Any], *, cores: int, **variables: str) -> I
             used = environment | {"RAY_ADDRESS": driver.stdout.readline().strip()}
             cluster = Cluster(f"http://127.0.0.1:{config['http_options']['port']}", used)
             try:
-                _wait(driver, cluster, wanted, log.name)
+                _wait(driver, cluster, wanted, folder)
                 yield cluster
             finally:
-                driver.send_signal(signal.SIGINT)
-                driver.stdout.close()
+                _end(driver, cluster)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(driver: subprocess.Popen[str], cluster: Cluster, wanted: int, log: str) -> None:
+def _wait(driver: subprocess.Popen[str], cluster: Cluster, wanted: int, folder: Path) -> None:
     until = time.monotonic() + START_LIMIT_S
     with httpx2.Client(base_url=cluster.url, timeout=PATIENCE_S) as client:
         while time.monotonic() < until:
             if driver.poll() is not None:
                 break
             try:
-                if client.get("/readyz").status_code == 200 and len(cluster.replicas()) >= wanted:
+                # Each series of any replica's answer tells of one that serves.
+                if client.get("/metrics").text.count("\ncalibox_uptime_seconds{") >= wanted:
                     return
             except httpx2.TransportError:
                 pass
             time.sleep(0.1)
-    pytest.fail(f"the Ray cluster did not serve: {Path(log).read_text()[-3000:]}", pytrace=False)
+    logs = [folder / "driver.log", *folder.glob("session_latest/logs/serve/*.log")]
+    told = "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
+    pytest.fail(f"the Ray cluster did not serve. {told}", pytrace=False)
+
+
+def _end(driver: subprocess.Popen[str], cluster: Cluster) -> None:
+    """Ctrl-C, after which the cluster ends by itself; what is left after a while is killed."""
+    driver.send_signal(signal.SIGINT)
+    until = time.monotonic() + END_LIMIT_S
+    while cluster.processes("") and time.monotonic() < until:
+        driver.poll()
+        time.sleep(0.1)
+    for left in cluster.processes(""):
+        with suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)
 
 
 def _title(process: Path) -> str:

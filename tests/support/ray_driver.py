@@ -6,6 +6,7 @@ On its first line it tells the cluster's address. It ends with SIGINT, and the c
 import sys
 
 import ray
+from ray.exceptions import RayError
 from ray.serve.scripts import cli
 
 MEMORY = 80 * 2**20  # of the object store, which holds answers only; the least that Ray takes is 75 MiB
@@ -33,7 +34,17 @@ def start(folder: str, cores: int) -> str:
     raise AssertionError
 
 
+def serve(config: str) -> None:
+    """Serves until SIGINT. Ray waits a minute for its proxy, and has it go on starting when asked again."""
+    for left in reversed(range(TRIES)):
+        try:
+            cli(["run", config])
+        except (RayError, TimeoutError):
+            if not left:
+                raise
+
+
 if __name__ == "__main__":
     folder, cores, config = sys.argv[1:]
     print(start(folder, int(cores)), flush=True)
-    cli(["run", config])
+    serve(config)
