@@ -31,8 +31,8 @@ REPLICAS = 2
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 # Ray's ports are on 127.0.0.1, as they are where Ray does not support clusters of several machines.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# On a machine with other work. Ray has its processes give way (nice 15), kills a proxy that takes more than 15 s to start,
-# and starts another.
+# On a machine with other work. Ray has its processes give way (nice 15), and a proxy that takes more than 15 s to start
+# is killed and started anew.
 PATIENT = {
     "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
