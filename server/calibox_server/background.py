@@ -1,6 +1,8 @@
 """Blocking work beside the event loop."""
 
 import asyncio
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -38,7 +40,9 @@ class Threads(Protocol):
 
 
 class Crew:
-    """Threads that run calls in order: an executor without the futures and locks that nobody here asks for.
+    """Threads that compute: an executor without the futures and locks that nobody here asks for.
+
+    On Linux they are of the kind ``SCHED_BATCH`` (sched(7)): woken, they do not push the event loop off its core.
 
     Args:
         count: threads.
@@ -57,6 +61,9 @@ class Crew:
 
 
 def _run_all(calls: "SimpleQueue[Callable[[], object] | None]") -> None:
+    if sys.platform == "linux":
+        with suppress(OSError):  # where that is not allowed
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # 0: this thread
     while (call := calls.get()) is not None:
         call()
         del call  # while the thread waits, it keeps nothing alive

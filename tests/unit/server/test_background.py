@@ -2,10 +2,13 @@
 
 import asyncio
 import gc
+import os
+import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
@@ -119,4 +122,13 @@ def test_a_crew_without_work_keeps_nothing_of_the_last_call() -> None:
     while watched() is not None and time.monotonic() < until:
         time.sleep(0.001)
     assert watched() is None
+    crew.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a kind of thread that only Linux has")
+def test_threads_of_a_crew_compute_and_the_others_stay_what_they_are() -> None:
+    crew, kinds = Crew(1, "computes"), SimpleQueue[int]()
+    crew.submit(lambda: kinds.put(os.sched_getscheduler(0)))
+    assert kinds.get(timeout=PATIENCE_S) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
     crew.close()
