@@ -46,5 +46,4 @@ def xyxy_to_xywh(boxes: Floats) -> Floats:
 
 def clip_boxes(boxes: Floats, *, width: float, height: float) -> Floats:
     """Boxes cut to the image ``0 <= x <= width``, ``0 <= y <= height``."""
-    inside: Floats = np.maximum(boxes, 0)  # np.clip does these two, and takes as long again to find out
-    return np.minimum(inside, np.array([width, height, width, height], dtype=boxes.dtype), out=inside)
+    return np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
