@@ -10,38 +10,29 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from calibox_core import cli
 from calibox_server import serve
+from calibox_server.app import Application
+from calibox_server.service import Service
 from calibox_server.workers import children, front
 from calibox_server.workers.child import run_child
 
 FRONT = "--front"  # before the arguments of a front end
 
 
-class Leaking:
-    """Middleware that keeps so many bytes of each call."""
-
-    def __init__(self, app: ASGIApp, size: int) -> None:
-        self._app = app
-        self._size = size
-        self._kept: list[bytes] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        self._kept.append(os.urandom(self._size))  # no two pages alike, and none of zeros
-        await self._app(scope, receive, send)
-
-
 def make_leak(module: ModuleType, size: int) -> None:
-    """Lets a module build applications that keep so many bytes of each call."""
+    """Lets a module build applications that keep so many bytes of each answer."""
     honest = module.build_app
 
-    def leaking(*arguments: object, **options: object) -> FastAPI:
-        app: FastAPI = honest(*arguments, **options)
-        app.add_middleware(Leaking, size=size)
+    def leaking(service: Service) -> Application:
+        count, kept = service.metrics.answered, []
+
+        def keep(path: str, status: int) -> None:
+            kept.append(os.urandom(size))  # no two pages alike, and none of zeros
+            count(path, status)
+
+        service.metrics.answered = keep  # type: ignore[method-assign]
+        app: Application = honest(service)
         return app
 
     module.build_app = leaking  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from calibox_server.admin import add_admin
 from calibox_server.cors import add_cors
 from calibox_server.endings import Counted, unless_client_leaves
 from calibox_server.errors import ServiceError
+from calibox_server.exchange import PATH, Exchanges
 from calibox_server.guard import add_guard
 from calibox_server.oip.beside import grpc_beside
 from calibox_server.oip.http import add_open_inference
@@ -35,11 +36,18 @@ from calibox_server.stream import add_stream
 from calibox_server.tracing import add_tracing
 
 
-class _Application(FastAPI):
+class Application(FastAPI):
     """An application whose first layer is our first middleware.
 
     The framework has three around it, which answer errors, report them and limit bodies: all done further in.
     """
+
+    exchanges: Exchanges | None = None  # what its connections may answer themselves; the same as it would, and sooner
+
+    def add_middleware(self, middleware_class: Any, *arguments: Any, **options: Any) -> None:
+        """As the framework's; a layer around everything is around no exchange, so that there are none with it."""
+        self.exchanges = None
+        super().add_middleware(middleware_class, *arguments, **options)
 
     def build_middleware_stack(self) -> ASGIApp:
         """What requests go through, from the outermost on."""
@@ -49,7 +57,7 @@ class _Application(FastAPI):
         return layer
 
 
-def build_app(service: Service) -> FastAPI:
+def build_app(service: Service) -> Application:
     """The application that serves ``service`` and closes it at the end."""
 
     @asynccontextmanager
@@ -59,7 +67,7 @@ def build_app(service: Service) -> FastAPI:
             yield
             await service.close()
 
-    app = _Application(
+    app = Application(
         title="calibox",
         version=__version__,
         description=DESCRIPTION,
@@ -73,7 +81,8 @@ def build_app(service: Service) -> FastAPI:
     _add_detection(app, service)
     guard = add_guard(app, service)
     tracer = add_tracing(app, service)
-    app.add_middleware(OutermostMiddleware, metrics=service.metrics, access_log=AccessLog(service.settings))
+    access_log = AccessLog(service.settings)
+    app.add_middleware(OutermostMiddleware, metrics=service.metrics, access_log=access_log)
     add_cors(app, service)
     _add_models(app, service)
     _add_health(app, service)
@@ -83,6 +92,8 @@ def build_app(service: Service) -> FastAPI:
     add_open_inference(app, service)
     add_stream(app, service, tracer)
     add_document(app, service)
+    if tracer is None and not service.settings.trusted_proxies:  # a span, or another address of the caller
+        app.exchanges = Exchanges(service, guard, access_log)
     return app
 
 
@@ -95,14 +106,13 @@ def _add_detection(app: FastAPI, service: Service) -> None:
                 record.charge(asked.cost)
                 work = service.answer(asked, record.started, record.charge_more)
                 answer = await unless_client_leaves(request, work)
-                record.images, record.model, record.batch = len(asked.images), answer.model, answer.batch
-                record.stages_ms = answer.timing_ms
+                record.note(answer)
                 return Response(answer.body, media_type="application/json")
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED)
 
     app.add_api_route(
-        "/v1/detect",
+        PATH,
         detect,
         methods=["POST"],
         response_model=None,
@@ -111,7 +121,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         openapi_extra=detect_operation(),
     )
     route = app.routes[-1]
-    app.add_middleware(ShortcutMiddleware, path="/v1/detect", method="POST", route=route, endpoint=detect)
+    app.add_middleware(ShortcutMiddleware, path=PATH, method="POST", route=route, endpoint=detect)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import structlog
@@ -84,19 +84,50 @@ class Leaving:
             listener()
 
 
+class Exchange(Protocol):
+    """A request that is answered without the application: uvicorn's cycle, and what it is told of the body."""
+
+    response_complete: bool
+
+    def take(self, chunk: bytes) -> None:
+        """A piece of the body came."""
+
+    def complete(self) -> None:
+        """The body is whole."""
+
+    def fail(self, error: ServiceError) -> None:
+        """The body will not be read to its end; the caller is told why."""
+
+
+class Begin(Protocol):
+    """Begins an exchange."""
+
+    def __call__(self, connection: "Connection", /) -> Exchange | None:
+        """Of the request whose head was read; None where it is the application's."""
+
+
+def nothing_begins(_: "Connection") -> None:
+    """Where all requests are the application's."""
+
+
 class Connection(HttpToolsProtocol):
-    """Uvicorn's connection with limits.
+    """Uvicorn's connection with limits, and with requests that never reach the application.
 
     Args:
         limits: of every connection.
         on_refused: called with the code of the error that ended a connection.
+        begin: asked for the exchange of every request that is not behind another one.
         arguments: as uvicorn gives them.
     """
 
-    def __init__(self, limits: Limits, on_refused: Callable[[str], None], **arguments: Any) -> None:
+    def __init__(
+        self, limits: Limits, on_refused: Callable[[str], None], begin: Begin = nothing_begins, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self._limits = limits
         self._on_refused = on_refused
+        self._begin = begin
+        self._exchange: Exchange | None = None  # of the request that comes in now
         self._refusal: ServiceError | None = None
         self._leaving = Leaving()
         self._since = self.loop.time()  # when the phase began: idle, head, body, or lingering
@@ -130,6 +161,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self.scope[LEAVING] = self._leaving  # type: ignore[literal-required]
+        self._exchange = None
         self._since, self._received = self.loop.time(), self._chunk
         self._in_head, self._in_body, self._warned = True, False, False
 
@@ -156,13 +188,28 @@ class Connection(HttpToolsProtocol):
             self._refusal = self._headers_too_large()
         if self._refusal is not None:
             raise self._refusal
+        if self.cycle is None or self.cycle.response_complete:
+            self._exchange = self._begin(self)
+        if self._exchange is not None:
+            self.cycle = self._exchange  # type: ignore[assignment]
+            return
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.transport = self._answers  # type: ignore[assignment]
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        if self._exchange is None:
+            super().on_body(body)
+        elif not self._exchange.response_complete:
+            self._exchange.take(body)
+
     def on_message_complete(self) -> None:
         """The request is whole."""
-        super().on_message_complete()
+        if self._exchange is None:
+            super().on_message_complete()
+        else:
+            self._exchange.complete()
         self._in_body, self._since = False, self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
@@ -202,8 +249,13 @@ class Connection(HttpToolsProtocol):
                 self.refuse(SlowRequestError(f"the headers were not complete after {waited:.1f} s; send them at once"))
         elif self._in_body:
             self._sweep_body(now, waited)
-        elif self.cycle is None and waited > (LINGER_S if self._over else limits.idle):
-            self.transport.close()  # opened, and never used; afterwards uvicorn's own timer watches
+        elif self._is_idle and waited > (LINGER_S if self._over else limits.idle):
+            self.transport.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether it waits for a request, and uvicorn's own timer does not watch: never used, or refused early."""
+        return self.cycle is None or (self.cycle.response_complete and self.timeout_keep_alive_task is None)
 
     def _sweep_body(self, now: float, waited: float) -> None:
         if self.flow.read_paused:  # this server does not read: not the caller's fault
@@ -217,8 +269,12 @@ class Connection(HttpToolsProtocol):
                 f"{self._received} bytes of the request came in {waited:.1f} s; after {self._limits.grace:g} s this "
                 f"server wants {self._limits.rate} bytes per second"
             )
+            error = SlowRequestError(sentence)
+            if self._exchange is not None:
+                self._exchange.fail(error)
+                return
             # Whoever reads the body sees the caller leave, and may take it back to answer; see `took_too_long`.
-            self.cycle.scope["too_slow"] = partial(self._take_back, SlowRequestError(sentence))  # type: ignore[typeddict-unknown-key]
+            self.cycle.scope["too_slow"] = partial(self._take_back, error)  # type: ignore[typeddict-unknown-key]
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 

@@ -75,6 +75,15 @@ class Guard:
         """
         self._take(self._images, caller, images, "images")
 
+    def let_in(self, scope: Scope, record: Record) -> None:
+        """Admits a request that came over HTTP, and lets it be charged.
+
+        Raises:
+            ServiceError: as `admit`.
+        """
+        client = scope.get("client")
+        self.bill(record, self.admit(scope["headers"], client[0] if client else ""))
+
     def bill(self, record: Record, caller: str) -> None:
         """Lets a request that was let in be charged."""
         record.caller = caller
@@ -154,17 +163,14 @@ class GuardMiddleware:
         if scope["type"] == "lifespan" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
-        client = scope.get("client")
         try:
-            caller = self._guard.admit(scope["headers"], client[0] if client else "")
+            self._guard.let_in(scope, record_of(scope))
         except ServiceError as error:
             self._metrics.request_ended(error.code)
             if scope["type"] != "websocket":
                 raise
             await _deny(scope, receive, send, error)
             return
-        record = record_of(scope)
-        self._guard.bill(record, caller)
         await self._app(scope, receive, send)
 
 

@@ -69,19 +69,28 @@ class OutermostMiddleware:
                 self._write_log(scope, record)
 
     def _answer_starts(self, scope: Scope, record: Record, message: Message) -> None:
-        record.status = status = message["status"]
-        if status == CLIENT_CLOSED:
-            record.code = record.code or CLIENT_CLOSED_CODE
-        elif not record.code:
-            record.code = "ok" if status < _FIRST_ERROR else errors.from_status(status, "").code
+        note_status(message["status"], record)
         route: Any = scope.get("route")  # FastAPI sets it; its template keeps the number of series bounded
-        self._metrics.answered(getattr(route, "path", ""), status)
-        stages = record.stages_ms or {"total": round((clock() - record.started) * 1e3, 3)}
-        message["headers"] = [
-            *message.get("headers", ()),
-            (b"x-request-id", record.request_id.encode()),
-            (b"server-timing", server_timing(stages, record.batch).encode()),
-        ]
+        self._metrics.answered(getattr(route, "path", ""), record.status)
+        message["headers"] = [*message.get("headers", ()), *headers_of(record)]
+
+
+def note_status(status: int, record: Record) -> None:
+    """Notes what the answer begins with."""
+    record.status = status
+    if status == CLIENT_CLOSED:
+        record.code = record.code or CLIENT_CLOSED_CODE
+    elif not record.code:
+        record.code = "ok" if status < _FIRST_ERROR else errors.from_status(status, "").code
+
+
+def headers_of(record: Record) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers that every answer has."""
+    stages = record.stages_ms or {"total": round((clock() - record.started) * 1e3, 3)}
+    return (
+        (b"x-request-id", record.request_id.encode()),
+        (b"server-timing", server_timing(stages, record.batch).encode()),
+    )
 
 
 def new_record(headers: list[tuple[bytes, bytes]]) -> Record:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.types import Scope
 
 from calibox_server.pipeline import clock, free
+from calibox_server.service import Answer
 
 KEY = "record"
 
@@ -27,6 +28,11 @@ class Record:
     images: int = 0
     batch: int = 0  # largest batch that held one of the images
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def note(self, answer: Answer) -> None:
+        """Notes what was found for it."""
+        self.images, self.model, self.batch = answer.images, answer.model, answer.batch
+        self.stages_ms = answer.timing_ms
 
 
 def record_of(scope: Scope) -> Record:

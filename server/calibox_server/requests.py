@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -45,6 +45,47 @@ class DetectRequest:
         return len(self.images) + len(self.urls)
 
 
+def kind_of(content_type: str) -> str:
+    """The media type that a header names, without its parameters, in lower case; empty where there is none."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_image(kind: str) -> bool:
+    """Whether a body of this media type is an image as it is."""
+    return kind.startswith("image/") or kind in ("", "application/octet-stream")
+
+
+def image_request(body: bytes, given: Given) -> DetectRequest:
+    """The request whose body is an image.
+
+    Raises:
+        MalformedRequestError: it is empty.
+    """
+    if not body:
+        raise MalformedRequestError("the body is empty; send the bytes of an image")
+    return DetectRequest([ImagePart(body, "the image")], given)
+
+
+def given_in(query: bytes) -> dict[str, list[Any]]:
+    """The parameters of an address."""
+    given: dict[str, list[Any]] = {}
+    for name, value in QueryParams(query).multi_items():
+        given.setdefault(name, []).append(value)
+    return given
+
+
+def check_announced(length: str, max_bytes: int) -> None:
+    """Raises TooManyBytesError where the header `Content-Length` announces more than is read."""
+    if length.isdecimal() and int(length) > max_bytes:
+        raise TooManyBytesError(f"the body is {length} bytes long; this server reads at most {max_bytes}")
+
+
+def check_read(size: int, max_bytes: int) -> None:
+    """Raises TooManyBytesError where so many bytes that came are more than is read."""
+    if size > max_bytes:
+        raise TooManyBytesError(f"the body is longer than {max_bytes} bytes, the most that this server reads")
+
+
 async def read_request(
     request: Request, *, max_bytes: int, max_images: int, in_thread: Callable[..., Awaitable[DetectRequest]]
 ) -> DetectRequest:
@@ -62,23 +103,18 @@ async def read_request(
         UnsupportedMediaTypeError: another content type, or a compressed body.
         ClientDisconnect: the client left.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind_of(request.headers.get("content-type", ""))
     _refuse_compressed(request)
-    given: dict[str, list[Any]] = {}
-    if request.scope["query_string"]:
-        for name, value in request.query_params.multi_items():
-            given.setdefault(name, []).append(value)
+    query = request.scope["query_string"]
+    given = given_in(query) if query else {}
     body = _Body(request, max_bytes)
     if kind == "multipart/form-data":
         async with aclosing(body.stream()) as stream:
             return await _read_multipart(request, stream, given, max_images)
     if kind == "application/json":
         return await in_thread(read_json, await body.whole(), given, max_images)
-    if kind.startswith("image/") or kind in ("", "application/octet-stream"):
-        data = await body.whole()
-        if not data:
-            raise MalformedRequestError("the body is empty; send the bytes of an image")
-        return DetectRequest([ImagePart(data, "the image")], given)
+    if is_image(kind):
+        return image_request(await body.whole(), given)
     raise UnsupportedMediaTypeError(
         f"the content type {kind[:60]} is not read; send the image itself with Content-Type: image/jpeg (or "
         "application/octet-stream), a multipart/form-data with files, or application/json with base64"
@@ -112,9 +148,7 @@ class _Body:
     """
 
     def __init__(self, request: Request, max_bytes: int) -> None:
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > max_bytes:
-            raise TooManyBytesError(f"the body is {announced} bytes long; this server reads at most {max_bytes}")
+        check_announced(request.headers.get("content-length", ""), max_bytes)
         self._request = request
         self._max_bytes = max_bytes
         self._read = 0
@@ -142,8 +176,7 @@ class _Body:
         chunk: bytes = message.get("body", b"")
         self._ended = not message.get("more_body", False)
         self._read += len(chunk)
-        if self._read > self._max_bytes:
-            raise TooManyBytesError(f"the body is longer than {self._max_bytes} bytes, the most that this server reads")
+        check_read(self._read, self._max_bytes)
         return chunk
 
 

@@ -10,10 +10,9 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
-from calibox_server.app import build_app
-from calibox_server.connections import Connection, Limits, Sweeper
+from calibox_server.app import Application, build_app
+from calibox_server.connections import Connection, Limits, Sweeper, nothing_begins
 from calibox_server.fetch.fetcher import make_fetcher
 from calibox_server.greeting import welcome
 from calibox_server.guard import make_guard
@@ -73,7 +72,7 @@ class Server(uvicorn.Server):
         """Everything in flight was answered, or the time is over. One server alone has nothing to wait for."""
 
 
-def make_server(app: FastAPI, service: Service, ready: Callable[[int], None]) -> Server:
+def make_server(app: Application, service: Service, ready: Callable[[int], None]) -> Server:
     """A server that is not running yet.
 
     Raises:
@@ -82,7 +81,7 @@ def make_server(app: FastAPI, service: Service, ready: Callable[[int], None]) ->
     return Server(make_config(app, service), service, ready)
 
 
-def make_config(app: FastAPI, service: Service) -> uvicorn.Config:
+def make_config(app: Application, service: Service) -> uvicorn.Config:
     """What uvicorn is told.
 
     Raises:
@@ -91,10 +90,11 @@ def make_config(app: FastAPI, service: Service) -> uvicorn.Config:
     settings = service.settings
     context = make_renewed_context(settings)
     proxies = items(settings.trusted_proxies)
+    begin = app.exchanges.begin if app.exchanges is not None else nothing_begins
     tls: dict[str, Any] = {} if context is None else {"ssl_context_factory": lambda *_: context}
     return uvicorn.Config(
         app,
-        http=partial(Connection, Limits.of(settings), service.metrics.refused),  # type: ignore[arg-type]
+        http=partial(Connection, Limits.of(settings), service.metrics.refused, begin),  # type: ignore[arg-type]
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
         ws="websockets-sansio",

@@ -42,6 +42,7 @@ class Answer:
     timing_ms: dict[str, float]
     model: str  # name/version
     batch: int  # the most images that ran together with one of the request's
+    images: int
 
 
 class Changes(Protocol):
@@ -161,7 +162,7 @@ class Service:
             ServiceError: stopping, overloaded, or as `read_request` says.
             ClientDisconnect: the client left while its body was read.
         """
-        self._check_door(_priority_of(request))
+        self.check_door(request.scope["query_string"])
         return await read_request(
             request,
             max_bytes=self.settings.max_bytes,
@@ -196,7 +197,7 @@ class Service:
         timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
         manifest = pipeline.manifest
         body = detections_json(manifest, found, timing_ms)
-        return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch)
+        return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch, len(found))
 
     def _target(self, asked: DetectRequest) -> tuple[Pipeline, Parameters]:
         pipeline = self.models.find(*read_target(asked.given))
@@ -222,8 +223,16 @@ class Service:
         self.fetcher.close()
         self.decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _check_door(self, priority: Priority) -> None:
-        """Refuses before the body is read, when it is sure that no model could take the request."""
+    def check_door(self, query: bytes) -> None:
+        """Refuses before the body is read, when it is sure that no model could take the request.
+
+        Args:
+            query: of its address, which may name the priority: all that can be known so early.
+
+        Raises:
+            StoppingError, OverloadedError: what the request is told.
+        """
+        priority = Priority.HIGH if b"priority=high" in query else Priority.NORMAL
         if self.stopping:
             raise StoppingError("the server is stopping and takes no new requests; send it again elsewhere")
         full: OverloadedError | None = None
@@ -261,11 +270,6 @@ def pipeline_for(
         timeout_ms=settings.timeout_ms,
         metrics=metrics,
     )
-
-
-def _priority_of(request: Request) -> Priority:
-    """What the address says, all that can be known before the body is read."""
-    return Priority.HIGH if b"priority=high" in request.scope["query_string"] else Priority.NORMAL
 
 
 def _stages(times: StageTimes, total: float) -> dict[str, float]:

@@ -175,8 +175,8 @@ class Stream:
             asked = DetectRequest([ImagePart(frame.data, f"frame {frame.number}")], frame.given)
             work = self._service.answer(asked, frame.came, record.charge_more)
             answer = await unless_cancelled(work, by_server=lambda: self._service.stopping)
-        record.images, record.model, record.batch, record.code = 1, answer.model, answer.batch, "ok"
-        record.stages_ms = answer.timing_ms
+        record.note(answer)
+        record.code = "ok"
         return b'{"frame":%d,' % frame.number + answer.body.removeprefix(b"{")
 
     def _refusal(self, error: ServiceError, record: Record, **named: Any) -> bytes:

@@ -36,11 +36,20 @@ def live_server(models: Path, *, open_engine: OpenEngine | None = None, **settin
 
 
 @contextmanager
-def running(service: Service, port: int = 0) -> Iterator[Server]:
-    """Runs a service in a thread, on a free port unless one is named; requests are taken inside the block."""
+def running(service: Service, port: int = 0, *, exchanges: bool = True) -> Iterator[Server]:
+    """Runs a service in a thread; requests are taken inside the block.
+
+    Args:
+        service: with its models.
+        port: a free one unless it is named.
+        exchanges: whether connections answer themselves what they can.
+    """
     ready = threading.Event()
     with bind("127.0.0.1", port) as listener:
-        server = make_server(build_app(service), service, lambda _: ready.set())
+        app = build_app(service)
+        if not exchanges:
+            app.exchanges = None
+        server = make_server(app, service, lambda _: ready.set())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="live server")
         thread.start()
         try:
