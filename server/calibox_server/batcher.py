@@ -11,8 +11,8 @@ from functools import partial
 from typing import TypeVar
 
 from calibox_server.door import Door, Held
-from calibox_server.errors import ServiceError, StoppingError
-from calibox_server.queue import Entry, Policy, Priority, Queue, waited_too_long
+from calibox_server.errors import ServiceError, stopped_early
+from calibox_server.queue import Entry, Policy, Priority, Queue, Reply, waited_too_long
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,7 +68,7 @@ class Batcher(Door[T, R]):
     def enter(self, entry: Entry[T, R]) -> None:
         """Takes work whose place is held elsewhere and whose caller hears of it through the entry's reply alone."""
         if self._closed:
-            _answer(entry, _too_late())
+            _answer(entry, stopped_early())
             return
         self._queue.put(entry)
         self._pump()
@@ -94,7 +94,7 @@ class Batcher(Door[T, R]):
             pass
         self._closed = True
         for entry in [*self._queue, *(e for batch in self._running for e in batch)]:
-            _answer(entry, _too_late())
+            _answer(entry, stopped_early())
         return not self._is_busy
 
     @property
@@ -102,24 +102,46 @@ class Batcher(Door[T, R]):
         # What runs counts by itself: the engine may still hold work whose caller left.
         return bool(self.count.own or self._guests or self._running or len(self._queue))
 
-    async def _submit(self, work: T, *, deadline: float, priority: Priority = Priority.NORMAL) -> R:
-        loop, now = asyncio.get_running_loop(), self._clock()
-        reply: asyncio.Future[R] = loop.create_future()
+    def hold(
+        self, work: T, reply: Reply[R], *, deadline: float, priority: Priority = Priority.NORMAL
+    ) -> Callable[[], None]:
+        """Puts admitted work into the queue.
+
+        Args:
+            work, deadline, priority: as `Submit` has them.
+            reply: hears of it; perhaps before this returns.
+
+        Returns: what ends its stay, to be called once: when the reply was given or nobody waits for it any more.
+
+        Raises:
+            StoppingError: closed; the reply is not called.
+        """
+        now = self._clock()
         entry: Entry[T, R] = Entry(work, reply, arrived=now, deadline=deadline, priority=priority)
-        timer = loop.call_later(max(0.0, deadline - now), self._expire, entry)
-        try:
-            if self._closed:
-                raise _too_late()
-            self._queue.put(entry)
-            self._pump()
-            return await reply
-        finally:
+        if self._closed:
+            self._release(work)
+            raise stopped_early()
+        timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._expire, entry)
+
+        def end() -> None:
             timer.cancel()
-            if reply.done() and not reply.cancelled():
-                reply.exception()  # seen, even if the caller was cancelled in the same moment
             if not entry.taken:
                 self._queue.discard(entry)
                 self._release(work)
+
+        self._queue.put(entry)
+        self._pump()
+        return end
+
+    async def _submit(self, work: T, *, deadline: float, priority: Priority = Priority.NORMAL) -> R:
+        reply: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        end = self.hold(work, reply, deadline=deadline, priority=priority)
+        try:
+            return await reply
+        finally:
+            end()
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # seen, even if the caller was cancelled in the same moment
 
     def _expire(self, entry: Entry[T, R]) -> None:
         _answer(entry, waited_too_long(entry, self._clock()))
@@ -182,7 +204,3 @@ def _engine_failed(cause: BaseException) -> ServiceError:
     error = ServiceError("the engine failed on this batch; the server's log has the reason")
     error.__cause__ = cause
     return error
-
-
-def _too_late() -> StoppingError:
-    return StoppingError("the server stopped before the answer was ready; send it again")

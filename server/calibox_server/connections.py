@@ -95,8 +95,11 @@ class Exchange(Protocol):
     def complete(self) -> None:
         """The body is whole."""
 
-    def fail(self, error: ServiceError) -> None:
+    def set_exception(self, exception: BaseException, /) -> None:
         """The body will not be read to its end; the caller is told why."""
+
+    def give_up(self) -> None:
+        """The time of a server that stops is over; the caller is told so."""
 
 
 class Begin(Protocol):
@@ -128,6 +131,7 @@ class Connection(HttpToolsProtocol):
         self._on_refused = on_refused
         self._begin = begin
         self._exchange: Exchange | None = None  # of the request that comes in now
+        self._begun: Exchange | None = None  # the last; requests behind one whose answer is awaited begin none
         self._refusal: ServiceError | None = None
         self._leaving = Leaving()
         self._since = self.loop.time()  # when the phase began: idle, head, body, or lingering
@@ -191,7 +195,7 @@ class Connection(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self._exchange = self._begin(self)
         if self._exchange is not None:
-            self.cycle = self._exchange  # type: ignore[assignment]
+            self.cycle = self._begun = self._exchange  # type: ignore[assignment]
             return
         super().on_headers_complete()
         if self.cycle is not None:
@@ -208,9 +212,15 @@ class Connection(HttpToolsProtocol):
         """The request is whole."""
         if self._exchange is None:
             super().on_message_complete()
-        else:
+        elif not self._exchange.response_complete:
             self._exchange.complete()
         self._in_body, self._since = False, self.loop.time()
+
+    @property
+    def exchanging(self) -> Exchange | None:
+        """The exchange that has no answer yet."""
+        begun = self._begun
+        return begun if begun is not None and not begun.response_complete else None
 
     def send_400_response(self, msg: str) -> None:
         """Answers what the parser could not read, or what is over a limit."""
@@ -271,7 +281,7 @@ class Connection(HttpToolsProtocol):
             )
             error = SlowRequestError(sentence)
             if self._exchange is not None:
-                self._exchange.fail(error)
+                self._exchange.set_exception(error)
                 return
             # Whoever reads the body sees the caller leave, and may take it back to answer; see `took_too_long`.
             self.cycle.scope["too_slow"] = partial(self._take_back, error)  # type: ignore[typeddict-unknown-key]

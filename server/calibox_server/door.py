@@ -87,13 +87,21 @@ class Door(ABC, Generic[T, R]):
             OverloadedError: not so many places are free.
             StoppingError: the door is closing.
         """
-        self.check(count, priority=priority, more=more)
-        self.count.change(count)
+        self.take(count, priority=priority, more=more)
         try:
             yield self._submit
         finally:
-            self.count.change(-count)
-            self._progress.set()
+            self.give_back(count)
+
+    def take(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> None:
+        """Takes places as `admit` does, until `give_back`."""
+        self.check(count, priority=priority, more=more)
+        self.count.change(count)
+
+    def give_back(self, count: int) -> None:
+        """Gives back places that were taken."""
+        self.count.change(-count)
+        self._progress.set()
 
     def check(self, count: int, *, priority: Priority = Priority.NORMAL, more: bool = False) -> None:
         """Raises what `admit` would raise now, and takes nothing."""

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from calibox_server.connections import LEAVING, Leaving
-from calibox_server.errors import ServiceError, StoppingError
+from calibox_server.errors import ServiceError, StoppingError, stopped_early
 from calibox_server.metrics import Metrics
 from calibox_server.outermost import CLIENT_CLOSED_CODE
 
@@ -40,7 +40,7 @@ class Counted:
             return
         self._metrics.request_ended(_code(error))
         if isinstance(error, asyncio.CancelledError):
-            raise StoppingError("the server stopped before the answer was ready; send it again") from None
+            raise stopped_early() from None
 
 
 def _code(error: BaseException) -> str:

@@ -18,6 +18,11 @@ class ServiceError(CaliboxError):
         return {}
 
 
+def stopped_early() -> "StoppingError":
+    """What a request is told that was taken and cannot be finished."""
+    return StoppingError("the server stopped before the answer was ready; send it again")
+
+
 class MalformedRequestError(ServiceError):
     """The body is not what its content type announces."""
 

@@ -6,21 +6,21 @@ the application's.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import httptools
-from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from calibox_server.access_log import AccessLog
 from calibox_server.connections import LEAVING, Connection
-from calibox_server.endings import Counted
-from calibox_server.errors import ServiceError
+from calibox_server.errors import ServiceError, stopped_early
 from calibox_server.guard import Guard
 from calibox_server.outermost import (
     CLIENT_CLOSED,
+    CLIENT_CLOSED_CODE,
     as_service_error,
     error_response,
     headers_of,
@@ -28,8 +28,16 @@ from calibox_server.outermost import (
     note_status,
 )
 from calibox_server.records import KEY
-from calibox_server.requests import check_announced, check_read, given_in, image_request, is_image, kind_of
-from calibox_server.service import Service
+from calibox_server.requests import (
+    DetectRequest,
+    check_announced,
+    check_read,
+    given_in,
+    image_request,
+    is_image,
+    kind_of,
+)
+from calibox_server.service import Answer, Service
 
 PATH = "/v1/detect"
 _ADDRESS = PATH.encode()
@@ -81,7 +89,7 @@ class Unheard:
 
 
 class Exchange:
-    """One request and its answer, where uvicorn has its cycle.
+    """One request and its answer, where uvicorn has its cycle; itself told what was found for it, as a future is.
 
     Args:
         exchanges: who began it.
@@ -90,15 +98,15 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body",
         "_chunks",
         "_connection",
-        "_counted",
         "_exchanges",
         "_metrics",
         "_query",
         "_record",
+        "_route",
         "_size",
+        "_take_back",
         "_task",
         "disconnected",
         "keep_alive",
@@ -113,13 +121,13 @@ class Exchange:
         self._query = query
         self._metrics = exchanges.service.metrics
         self._record = new_record(connection.headers)
+        self._route = ""  # the address in the metrics: callers who are not let in get to none
         self.scope: dict[str, Any] = {**connection.scope, "method": "POST", "path": PATH, KEY: self._record}
         self.keep_alive = connection.parser.should_keep_alive()
         self.disconnected = self.response_complete = False  # uvicorn sets the first, and asks for the second
         self._chunks: list[bytes] = []
         self._size = 0
-        self._counted = ""  # the address in the metrics: callers who are not let in get to none
-        self._body: asyncio.Future[None] = connection.loop.create_future()
+        self._take_back: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, announced: str) -> None:
@@ -129,91 +137,119 @@ class Exchange:
             announced: the header `Content-Length`.
         """
         self._metrics.in_flight += 1
-        exchanges, connection = self._exchanges, self._connection
+        self.scope[LEAVING].listeners.add(self._leave)
+        exchanges = self._exchanges
         try:
             if exchanges.guard is not None:
                 exchanges.guard.let_in(self.scope, self._record)
-            self._counted = PATH
+            self._route = PATH
             exchanges.service.check_door(self._query)
             check_announced(announced, exchanges.service.settings.max_bytes)
         except Exception as error:
-            self._body.cancel()
-            refusal = as_service_error(error)
-            self._metrics.request_ended(refusal.code)
-            self._refuse(refusal)
-            return
-        self._task = connection.loop.create_task(self._run())
-        connection.tasks.add(self._task)
-        self.scope[LEAVING].listeners.add(self._leave)
+            self.set_exception(error)
 
     def take(self, chunk: bytes) -> None:
         """A piece of the body came."""
-        if self._body.done():
-            return
         self._chunks.append(chunk)
         self._size += len(chunk)
         try:
             check_read(self._size, self._exchanges.service.settings.max_bytes)
         except ServiceError as error:
-            self.fail(error)
+            self.set_exception(error)
 
     def complete(self) -> None:
         """The body is whole."""
-        if not self._body.done():
-            self._body.set_result(None)
+        service, record = self._exchanges.service, self._record
+        image, self._chunks = b"".join(self._chunks), []
+        try:
+            asked = image_request(image, given_in(self._query) if self._query else {})
+            record.charge(asked.cost)
+            self._take_back = service.answer_soon(asked, record.started, self)
+        except Exception as error:
+            self.set_exception(error)
+            return
+        if self._take_back is None and not self.response_complete:
+            self._begin_task(self._answer(asked))
 
-    def fail(self, error: ServiceError) -> None:
-        """The body will not be read to its end; the caller is told why."""
-        if not self._body.done():
-            self._body.set_exception(error)
+    def give_up(self) -> None:
+        """The time of a server that stops is over."""
+        if self._take_back is not None:
+            self._take_back()
+        self.set_exception(stopped_early())
+
+    def done(self) -> bool:
+        """As a future's."""
+        return self.response_complete
+
+    def set_result(self, answer: Answer, /) -> None:
+        """As a future's."""
+        self._record.note(answer)
+        self._metrics.request_ended("ok")
+        if self._connection.flow.write_paused:
+            self._begin_task(self._end_when_read(answer.body))
+        else:
+            self._found(answer.body)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """As a future's."""
+        assert isinstance(exception, Exception)
+        error = as_service_error(exception)
+        self._metrics.request_ended(error.code)
+        response = error_response(error, self.scope)
+        self._end(response.status_code, response.raw_headers, bytes(response.body))
 
     def _leave(self) -> None:
         """The client left."""
-        assert self._task is not None  # it is listened for since then
         self.disconnected = True
-        # Behind the task's first step: one that is cancelled before it begins never comes to its end.
-        self._connection.loop.call_soon(self._task.cancel)
+        if self._task is not None:
+            # Behind the task's first step: one that is cancelled before it begins never comes to its end.
+            self._connection.loop.call_soon(self._task.cancel)
+            return
+        if self._take_back is not None:
+            self._take_back()
+        self._gone()
 
-    async def _run(self) -> None:
-        try:
-            with Counted(self._metrics):
-                body = await self._detect()
-            self._end(HTTPStatus.OK, (_JSON, (b"content-length", b"%d" % len(body))), body)
-        except ClientDisconnect:
-            self._end(CLIENT_CLOSED)
-        except Exception as error:
-            self._refuse(as_service_error(error))
-        self._connection.tasks.discard(self._task)
-        self.scope[LEAVING].listeners.discard(self._leave)
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._connection.loop.create_task(work)
+        self._connection.tasks.add(self._task)
+        self._task.add_done_callback(self._connection.tasks.discard)
 
-    async def _detect(self) -> bytes:
-        service, record = self._exchanges.service, self._record
+    async def _answer(self, asked: DetectRequest) -> None:
+        """For what waits for more than the engine."""
         try:
-            await self._body
-            image, self._chunks = b"".join(self._chunks), []
-            asked = image_request(image, given_in(self._query) if self._query else {})
-            record.charge(asked.cost)
-            answer = await service.answer(asked, record.started, record.charge_more)
-            if self._connection.flow.write_paused:  # earlier answers were not taken yet
-                await self._connection.flow.drain()
+            answer = await self._exchanges.service.answer(asked, self._record.started, self._record.charge_more)
         except asyncio.CancelledError:
             if self.disconnected:
-                raise ClientDisconnect from None
-            raise
-        record.note(answer)
-        return answer.body
+                self._gone()
+            else:
+                self.set_exception(stopped_early())
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self.set_result(answer)
 
-    def _refuse(self, error: ServiceError) -> None:
-        response = error_response(error, self.scope)
-        self._end(response.status_code, response.raw_headers, bytes(response.body))
+    async def _end_when_read(self, body: bytes) -> None:
+        """Earlier answers were not taken yet."""
+        with suppress(asyncio.CancelledError):  # the client left, or the server stops
+            await self._connection.flow.drain()
+        self._found(body)
+
+    def _found(self, body: bytes) -> None:
+        self._end(HTTPStatus.OK, (_JSON, (b"content-length", b"%d" % len(body))), body)
+
+    def _gone(self) -> None:
+        self._metrics.request_ended(CLIENT_CLOSED_CODE)
+        self._end(CLIENT_CLOSED)
 
     def _end(self, status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"") -> None:
         """Answers, notes how, and lets the connection go on."""
         connection, record = self._connection, self._record
         note_status(status, record)
-        self._metrics.answered(self._counted, record.status)
+        self._metrics.answered(self._route, status)
         self._metrics.in_flight -= 1
         self.response_complete = True
+        self._take_back = self._task = None
+        self.scope[LEAVING].listeners.discard(self._leave)
         if not self.disconnected:
             connection.transport.write(self._bytes(status, headers, body))
             if not self.keep_alive:

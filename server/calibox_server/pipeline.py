@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
 from calibox_server.background import in_pool, together
+from calibox_server.batcher import Batcher
 from calibox_server.decoding import decode_into
 from calibox_server.door import Submit
 from calibox_server.encoded import Encoded
@@ -23,11 +24,14 @@ from calibox_server.engine_runner import RawDetections, Work, clock, stack, unpa
 from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Given, Parameters, read_parameters
-from calibox_server.queue import Priority
+from calibox_server.queue import Priority, Reply
 from calibox_server.requests import ImagePart
 from calibox_server.slots import Slot, Slots
+from calibox_server.soon import Soon
 from calibox_server.tiler import Tiler
 from calibox_server.tiles import Seen, Tiling, View
+
+A = TypeVar("A")
 
 __all__ = [
     "ImageDetections",
@@ -210,11 +214,52 @@ class Pipeline:
         self, submit: Submit[Work, RawDetections], image: ImagePart, parameters: Parameters, deadline: float
     ) -> tuple[list[ImageDetections], StageTimes]:
         """`detect` of one image that waits as it was sent."""
-        place = partial(self._decode, image, deadline=deadline)
-        work = Encoded.of(place, parameters, parameters.refine_steps[0], clock())
+        work = self._encoded(image, parameters, deadline)
         raw = await self.infer(submit, [work], deadline=deadline)
-        assert work.letterbox is not None  # it ran
-        found = [finish(raw[0].rows, work.letterbox, parameters, self.manifest)]
+        return self._seen(work, raw)
+
+    def detect_soon(
+        self,
+        image: ImagePart,
+        parameters: Parameters,
+        *,
+        deadline: float,
+        finish: Callable[[list[ImageDetections], StageTimes], A],
+        reply: Reply[A],
+    ) -> Callable[[], None] | None:
+        """`admit` and `detect` of one image whose caller is called.
+
+        Args:
+            image, parameters, deadline: as `detect` takes them.
+            finish: what `detect` would return to what the caller wants.
+            reply: the caller; perhaps called before this returns.
+
+        Returns: what takes the image back; None where only `detect` will do, and nothing was begun.
+
+        Raises:
+            OverloadedError, StoppingError: as `admit` says; the reply is not called.
+        """
+        line = self.line
+        if parameters.tiling is not None or not line.decodes or not isinstance(line, Batcher):
+            return None
+        work = self._encoded(image, parameters, deadline)
+
+        def all_of(raw: RawDetections) -> A:
+            self._metrics.images.inc(1)
+            return finish(*self._seen(work, [raw]))
+
+        soon = Soon(line, work, all_of, reply)
+        soon.start(deadline=deadline, priority=parameters.priority)
+        return soon.cancel
+
+    def _encoded(self, image: ImagePart, parameters: Parameters, deadline: float) -> Encoded:
+        place = partial(self._decode, image, deadline=deadline)
+        return Encoded.of(place, parameters, parameters.refine_steps[0], clock())
+
+    def _seen(self, work: Encoded, raw: list[RawDetections]) -> tuple[list[ImageDetections], StageTimes]:
+        """What `detect` returns of an image that ran."""
+        assert work.letterbox is not None  # it was decoded
+        found = [finish(raw[0].rows, work.letterbox, work.parameters, self.manifest)]
         self._metrics.observe_scores(found)
         return found, _times(raw[0].decode, raw)
 

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from calibox_server.app import Application, build_app
-from calibox_server.connections import Connection, Limits, Sweeper, nothing_begins
+from calibox_server.connections import Connection, Exchange, Limits, Sweeper, nothing_begins
 from calibox_server.fetch.fetcher import make_fetcher
 from calibox_server.greeting import welcome
 from calibox_server.guard import make_guard
@@ -62,11 +62,23 @@ class Server(uvicorn.Server):
             if not isinstance(connection, Connection):
                 connection.shutdown()  # a WebSocket would stay as long as its caller likes
         pending = set(self.server_state.tasks)
-        while pending and self._service.drain_left and not self.force_exit:  # a second Ctrl+C waits for nobody
-            _, pending = await asyncio.wait(pending, timeout=min(LOOK_S, self._service.drain_left))
+        while (left := self._service.drain_left) and not self.force_exit:  # a second Ctrl+C waits for nobody
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=min(LOOK_S, left))
+            elif self._exchanges():
+                await asyncio.sleep(min(LOOK_S, left))
+            else:
+                break
         await self.drained()
+        for exchange in self._exchanges():
+            exchange.give_up()
         self.config.timeout_graceful_shutdown = self._service.drain_left  # type: ignore[assignment]
         await super().shutdown(sockets)
+
+    def _exchanges(self) -> list[Exchange]:
+        """Those that have no answer yet."""
+        ours = (connection for connection in self.server_state.connections if isinstance(connection, Connection))
+        return [connection.exchanging for connection in ours if connection.exchanging is not None]
 
     async def drained(self) -> None:
         """Everything in flight was answered, or the time is over. One server alone has nothing to wait for."""

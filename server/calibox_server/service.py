@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
@@ -23,8 +24,8 @@ from calibox_server.memory import MemoryMeter
 from calibox_server.metrics import Metrics, ModelMetrics
 from calibox_server.models import Models, OpenEngine
 from calibox_server.parameters import Parameters, read_target
-from calibox_server.pipeline import Line, Pipeline, StageTimes, clock, free
-from calibox_server.queue import Policy, Priority
+from calibox_server.pipeline import ImageDetections, Line, Pipeline, StageTimes, clock, free
+from calibox_server.queue import Policy, Priority, Reply
 from calibox_server.rate import Limiter, MakeLimiter
 from calibox_server.repository import Repository
 from calibox_server.requests import DetectRequest, read_request
@@ -192,10 +193,36 @@ class Service:
         deadline = read + parameters.timeout_ms / 1e3
         with pipeline.admit(len(asked.images), parameters.priority) as submit:
             found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline, charge=charge)
+        return self._answer_of(pipeline.manifest, started, fetched, found, times)
+
+    def answer_soon(self, asked: DetectRequest, started: float, reply: Reply[Answer]) -> Callable[[], None] | None:
+        """`answer` for a caller who is called, where one image has nothing to wait for but the engine.
+
+        Args:
+            asked: one image, read.
+            started: when it came, on the pipeline's clock.
+            reply: the caller; perhaps called before this returns.
+
+        Returns: what takes the request back; None where only `answer` will do, and nothing was begun.
+
+        Raises:
+            ServiceError: as `answer`, of what is known at once; the reply is not called.
+        """
+        pipeline, parameters = self._target(asked)
+        return pipeline.detect_soon(
+            asked.images[0],
+            parameters,
+            deadline=clock() + parameters.timeout_ms / 1e3,
+            finish=partial(self._answer_of, pipeline.manifest, started, 0.0),
+            reply=reply,
+        )
+
+    def _answer_of(
+        self, manifest: Manifest, started: float, fetched: float, found: list[ImageDetections], times: StageTimes
+    ) -> Answer:
         seconds = ({"fetch": fetched} if fetched else {}) | _stages(times, clock() - started)
         self.metrics.request_answered(seconds)
         timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
-        manifest = pipeline.manifest
         body = detections_json(manifest, found, timing_ms)
         return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch, len(found))
 

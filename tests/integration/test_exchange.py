@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from calibox_server import engine_line, pipeline
 from calibox_server.app import build_app
 from calibox_server.exchange import Exchange
 from calibox_server.keys import make_key
@@ -82,8 +84,16 @@ class Way:
         return {(s.name, *sorted(s.labels.items())): s.value for s in samples if s.name in wanted}
 
 
+@pytest.fixture(scope="module", params=[1, 1000], ids=["called", "in a task"], autouse=True)
+def cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a run of the engine for each core goes on, a request waits for nothing else and needs no task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_line, "available_cores", lambda: request.param)
+        yield
+
+
 @pytest.fixture(scope="module")
-def ways(models: Path) -> Iterator[tuple[Way, Way]]:
+def ways(models: Path, cores: None) -> Iterator[tuple[Way, Way]]:
     """The same service twice: with exchanges and without."""
     wanted = Settings(models=models, log_level="warning", max_bytes=MOST, api_keys=KEY_LINE)
     with ExitStack() as stack:
@@ -278,7 +288,9 @@ def test_a_client_that_leaves_is_noted_and_nothing_is_left_of_it(
         assert len(exchanges) == 1
         served.engine.gate.set()
         assert served.client.post("/v1/detect", content=JPEG).status_code == 200
-        assert all(pipeline.line.held == 0 for pipeline in served.service.models)  # type: ignore[attr-defined]
+        (model,) = served.service.models
+        assert isinstance(model.line, engine_line.EngineLine)
+        assert (model.line.held, model.line.waiting) == (0, 0)
 
 
 def test_of_a_client_that_leaves_every_request_on_its_connection_ends(models: Path, exchanges: list[Exchange]) -> None:
@@ -343,6 +355,53 @@ def test_when_the_time_to_drain_is_over_what_still_comes_is_told_so(tmp_path: Pa
     with gated(tmp_path, log_level="warning", drain_s=1) as served, connected(served.port) as connection:
         connection.sendall(head_of(JPEG) + JPEG[:100])
         wait_until(lambda: len(exchanges) == 1)
+        served.engine.gate.clear()
+        with connected(served.port) as whole:
+            whole.sendall(head_of(JPEG) + JPEG)
+            served.engine.wait_for_run()
+            served.server.handle_exit(15, None)
+            for waiting in (connection, whole):
+                answer, document = read(waiting)
+                assert (answer.status, document["code"]) == (503, "stopping")
+        served.engine.gate.set()
+
+
+def test_while_a_request_is_answered_a_server_that_stops_tells_others_so(
+    tmp_path: Path, exchanges: list[Exchange]
+) -> None:
+    make_tiny_bundle(tmp_path)
+    with gated(tmp_path, log_level="warning") as served, connected(served.port) as connection:
+        served.engine.gate.clear()
+        connection.sendall(head_of(JPEG) + JPEG)
+        served.engine.wait_for_run()
         served.server.handle_exit(15, None)
-        answer, document = read(connection)
-        assert (answer.status, document["code"]) == (503, "stopping")
+        for _ in range(5):  # the listening socket is open for longer than a tick of the server
+            assert httpx2.post(f"http://127.0.0.1:{served.port}/v1/detect", content=JPEG).status_code == 503
+            threading.Event().wait(0.1)
+        served.engine.gate.set()
+        assert read(connection)[0].status == 200
+
+
+def test_an_image_that_waits_too_long_is_told_so(models: Path, exchanges: list[Exchange]) -> None:
+    with gated(models, log_level="warning") as served:
+        served.engine.gate.clear()
+        with connected(served.port) as first, connected(served.port) as second:
+            first.sendall(head_of(JPEG) + JPEG)
+            served.engine.wait_for_run()
+            second.sendall(head_of(JPEG).replace(b"detect", b"detect?timeout_ms=50") + JPEG)
+            answer, document = read(second)
+            assert (answer.status, document["code"]) == (504, "deadline")
+            served.engine.gate.set()
+            assert read(first)[0].status == 200
+
+
+def test_a_fault_in_what_follows_the_engine_is_told_to_its_request_alone(
+    models: Path, exchanges: list[Exchange], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gated(models, log_level="error") as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "finish", lambda *_: 1 / 0)
+            answer = served.client.post("/v1/detect", content=JPEG)
+            assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert served.client.post("/v1/detect", content=JPEG).status_code == 200
+        assert metric(served.client, "calibox_requests_in_flight") == 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from calibox_server.door import Door, Held
 from calibox_server.engine_runner import RawDetections, Work, clock
-from calibox_server.errors import DeadlineError, ServiceError, StoppingError
+from calibox_server.errors import DeadlineError, ServiceError, stopped_early
 from calibox_server.queue import Priority
 from calibox_server.workers.desk import Desk
 from calibox_server.workers.messages import ASK as KIND
@@ -104,12 +104,12 @@ class RemoteLine(Door[Work, RawDetections]):
         """Answers everybody who still waits."""
         self._closed = True
         for asked in self._asked.values():
-            _fail(asked, _too_late())
+            _fail(asked, stopped_early())
 
     async def _submit(self, work: Work, *, deadline: float, priority: Priority = Priority.NORMAL) -> RawDetections:
         if self._closed:
             self.slots.give(work.slot)
-            raise _too_late()
+            raise stopped_early()
         loop, now = asyncio.get_running_loop(), clock()
         reply: asyncio.Future[RawDetections] = loop.create_future()
         asked = Asked(self.slots.keep_for_engine(work.slot), work, deadline, priority, reply)
@@ -185,7 +185,3 @@ class RemoteLine(Door[Work, RawDetections]):
 def _fail(asked: Asked, error: ServiceError) -> None:
     if not asked.reply.done():
         asked.reply.set_exception(error)
-
-
-def _too_late() -> StoppingError:
-    return StoppingError("the server stopped before the answer was ready; send it again")
