@@ -32,10 +32,11 @@ from calibox_core.bundle import find_bundles, read_bundle
 from calibox_core.images import FORMATS
 from calibox_server.answers import detections_json
 from calibox_server.decoding import decode_into, prepare_decoders
+from calibox_server.detections import finish
+from calibox_server.engine_runner import Work, stack, unpadded
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.options import available_cores
 from calibox_server.parameters import read_parameters
-from calibox_server.pipeline import Work, finish, stack, unpadded
 from calibox_server.requests import ImagePart
 
 MAX_PICTURES = 64  # enough that no cache holds one picture's answer, few enough to keep in memory

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from starlette.types import Scope
 
+from calibox_server.engine_runner import clock
 from calibox_server.options import Options
-from calibox_server.pipeline import clock
 from calibox_server.records import Record
 
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines; logged at level debug

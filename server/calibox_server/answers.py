@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 
 from calibox_core.manifest import Manifest
+from calibox_server.detections import ImageDetections
 from calibox_server.models import BrokenModel, Models
-from calibox_server.pipeline import ImageDetections, Pipeline
+from calibox_server.pipeline import Pipeline
 
 
 def detections_json(manifest: Manifest, found: Sequence[ImageDetections], timing_ms: dict[str, float]) -> bytes:

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from calibox_server import errors
+from calibox_server.engine_runner import clock
 from calibox_server.errors import RateLimitedError, ServiceError, UnauthorizedError
 from calibox_server.keys import Keys, read_keys
 from calibox_server.metrics import Metrics
 from calibox_server.options import Options, items
-from calibox_server.pipeline import clock
 from calibox_server.rate import Limiter, MakeLimiter, Rate, Takes
 from calibox_server.records import Record, record_of
 from calibox_server.rereading import Reread

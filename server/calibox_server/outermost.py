@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calibox_server import errors
 from calibox_server.access_log import AccessLog
+from calibox_server.engine_runner import clock
 from calibox_server.errors import ServiceError
 from calibox_server.metrics import Metrics
-from calibox_server.pipeline import clock
 from calibox_server.records import KEY, Record, record_of
 from calibox_server.server_timing import server_timing
 from calibox_server.trace_context import new_request_id, trace_id

@@ -4,23 +4,20 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
 from calibox_server.background import in_pool, together
 from calibox_server.batcher import Batcher
 from calibox_server.decoding import decode_into
+from calibox_server.detections import ImageDetections, StageTimes, answer_of, finish, times_of
 from calibox_server.door import Submit
 from calibox_server.encoded import Encoded
-from calibox_server.engine import EngineFacts, EngineOutput
-from calibox_server.engine_runner import RawDetections, Work, clock, stack, unpadded
+from calibox_server.engine import EngineFacts
+from calibox_server.engine_runner import RawDetections, Work, clock
 from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Given, Parameters, read_parameters
@@ -29,44 +26,9 @@ from calibox_server.requests import ImagePart
 from calibox_server.slots import Slot, Slots
 from calibox_server.soon import Soon
 from calibox_server.tiler import Tiler
-from calibox_server.tiles import Seen, Tiling, View
+from calibox_server.tiles import Tiling
 
 A = TypeVar("A")
-
-__all__ = [
-    "ImageDetections",
-    "Pipeline",
-    "RawDetections",
-    "StageTimes",
-    "Work",
-    "clock",
-    "finish",
-    "stack",
-    "unpadded",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDetections:
-    """Detections of one image, best ranking first. Letters: n detections."""
-
-    width: int  # of the upright image, in pixels
-    height: int
-    boxes: NDArray[np.float32]  # [n, 4] x1, y1, x2, y2 in pixels of the upright image
-    labels: NDArray[np.int32]  # [n] 0-based class index
-    classification_scores: NDArray[np.float32]  # [n]
-    localization_scores: NDArray[np.float32]  # [n]
-    scores: NDArray[np.float32]  # [n] reported, after the score map
-
-
-@dataclass(frozen=True, slots=True)
-class StageTimes:
-    """How long a request's slowest image spent in each stage, in seconds."""
-
-    decode: float  # including the wait for a decode thread
-    queue: float
-    engine: float
-    batch: int = 1  # the most images that ran together with one of the request's
 
 
 class Line(Protocol):
@@ -208,7 +170,7 @@ class Pipeline:
         pairs = zip(raw, placed, strict=True)
         found = [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in pairs]
         self._metrics.observe_scores(found)
-        return found, _times(decoded - started, raw)
+        return found, times_of(decoded - started, raw)
 
     async def _detect_encoded(
         self, submit: Submit[Work, RawDetections], image: ImagePart, parameters: Parameters, deadline: float
@@ -224,14 +186,14 @@ class Pipeline:
         parameters: Parameters,
         *,
         deadline: float,
-        finish: Callable[[list[ImageDetections], StageTimes], A],
+        into: Callable[[list[ImageDetections], StageTimes], A],
         reply: Reply[A],
     ) -> Callable[[], None] | None:
         """`admit` and `detect` of one image whose caller is called.
 
         Args:
             image, parameters, deadline: as `detect` takes them.
-            finish: what `detect` would return to what the caller wants.
+            into: what `detect` would return to what the caller wants.
             reply: the caller; perhaps called before this returns.
 
         Returns: what takes the image back; None where only `detect` will do, and nothing was begun.
@@ -246,7 +208,7 @@ class Pipeline:
 
         def all_of(raw: RawDetections) -> A:
             self._metrics.images.inc(1)
-            return finish(*self._seen(work, [raw]))
+            return into(*self._seen(work, [raw]))
 
         soon = Soon(line, work, all_of, reply)
         soon.start(deadline=deadline, priority=parameters.priority)
@@ -261,7 +223,7 @@ class Pipeline:
         assert work.letterbox is not None  # it was decoded
         found = [finish(raw[0].rows, work.letterbox, work.parameters, self.manifest)]
         self._metrics.observe_scores(found)
-        return found, _times(raw[0].decode, raw)
+        return found, times_of(raw[0].decode, raw)
 
     async def _detect_in_tiles(
         self,
@@ -290,7 +252,7 @@ class Pipeline:
         wholes = [of_image[0].view for of_image in tiles]
         found = [answer_of(seen, whole, parameters, self.manifest) for seen, whole in zip(joined, wholes, strict=True)]
         self._metrics.observe_scores(found)
-        return found, _times(decoded - started, raw)
+        return found, times_of(decoded - started, raw)
 
     async def infer(
         self, submit: Submit[Work, RawDetections], work: Sequence[Work], *, deadline: float
@@ -336,52 +298,3 @@ class Pipeline:
         except BaseException:
             self._slots.give(slot)
             raise
-
-
-def _times(decode: float, raw: Sequence[RawDetections]) -> StageTimes:
-    return StageTimes(decode, max(r.queue for r in raw), max(r.engine for r in raw), max(r.batch for r in raw))
-
-
-def answer_of(seen: Seen, whole: View, parameters: Parameters, manifest: Manifest) -> ImageDetections:
-    """What was merged from an image's tiles, as the request wants it."""
-    kept = _wanted(seen.labels, seen.scores, parameters)
-    return ImageDetections(
-        width=whole.right,
-        height=whole.bottom,
-        boxes=seen.boxes[kept],
-        labels=seen.labels[kept],
-        classification_scores=seen.classification_scores[kept],
-        localization_scores=seen.localization_scores[kept],
-        scores=manifest.score_map.apply(seen.scores[kept]),
-    )
-
-
-def finish(rows: EngineOutput, letterbox: Letterbox, parameters: Parameters, manifest: Manifest) -> ImageDetections:
-    """The graph's rows of one image as the request wants them: pixels of its image, mapped scores, its classes."""
-    kept = _wanted(rows.labels, rows.scores, parameters)
-    return ImageDetections(
-        width=letterbox.width,
-        height=letterbox.height,
-        boxes=letterbox.to_image(rows.boxes[kept]),
-        labels=rows.labels[kept],
-        classification_scores=rows.classification_scores[kept],
-        localization_scores=rows.localization_scores[kept],
-        scores=manifest.score_map.apply(rows.scores[kept]),
-    )
-
-
-def _wanted(labels: NDArray[np.int32], scores: NDArray[np.float32], parameters: Parameters) -> slice | NDArray[np.intp]:
-    """Rows of the classes that were asked for and at least at their thresholds, the best of them."""
-    if parameters.classes is None and parameters.class_thresholds is None:
-        return slice(parameters.max_detections)
-    kept = reaching(labels, scores, parameters)
-    if parameters.classes is not None:
-        kept &= np.isin(labels, list(parameters.classes))
-    return np.flatnonzero(kept)[: parameters.max_detections]
-
-
-def reaching(labels: NDArray[np.int32], scores: NDArray[np.float32], parameters: Parameters) -> NDArray[np.bool_]:
-    """Which rows ``[n]`` are at least at the threshold of their class, compared in float32 as the graph compares."""
-    if parameters.class_thresholds is None:
-        return np.ones(len(labels), np.bool_)
-    return np.asarray(scores >= np.array(parameters.class_thresholds, np.float32)[labels])

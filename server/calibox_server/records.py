@@ -6,7 +6,8 @@ from typing import Any
 
 from starlette.types import Scope
 
-from calibox_server.pipeline import clock, free
+from calibox_server.engine_runner import clock
+from calibox_server.pipeline import free
 from calibox_server.service import Answer
 
 KEY = "record"

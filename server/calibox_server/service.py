@@ -14,17 +14,19 @@ from calibox_core.manifest import Manifest
 from calibox_server.answers import detections_json
 from calibox_server.background import in_thread
 from calibox_server.decoding import prepare_decoders
+from calibox_server.detections import ImageDetections, StageTimes
 from calibox_server.door import Held
 from calibox_server.engine import Engine, EngineFacts
 from calibox_server.engine_choice import EngineOpener
 from calibox_server.engine_line import EngineLine
+from calibox_server.engine_runner import clock
 from calibox_server.errors import EngineAwayError, OverloadedError, StoppingError
 from calibox_server.fetch.fetcher import Fetcher, make_fetcher
 from calibox_server.memory import MemoryMeter
 from calibox_server.metrics import Metrics, ModelMetrics
 from calibox_server.models import Models, OpenEngine
 from calibox_server.parameters import Parameters, read_target
-from calibox_server.pipeline import ImageDetections, Line, Pipeline, StageTimes, clock, free
+from calibox_server.pipeline import Line, Pipeline, free
 from calibox_server.queue import Policy, Priority, Reply
 from calibox_server.rate import Limiter, MakeLimiter
 from calibox_server.repository import Repository
@@ -213,7 +215,7 @@ class Service:
             asked.images[0],
             parameters,
             deadline=clock() + parameters.timeout_ms / 1e3,
-            finish=partial(self._answer_of, pipeline.manifest, started, 0.0),
+            into=partial(self._answer_of, pipeline.manifest, started, 0.0),
             reply=reply,
         )
 

@@ -80,6 +80,7 @@ class Soon(Generic[A]):
 
     def _leave(self) -> None:
         self._over = True
-        if self._end is not None:
-            self._end()
+        end, self._end = self._end, None  # what it holds refers back: the image's bytes would wait for the collector
+        if end is not None:
+            end()
         self._batcher.give_back(1)

@@ -17,13 +17,13 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from calibox_server.endings import Counted, unless_cancelled
+from calibox_server.engine_runner import clock
 from calibox_server.errors import MalformedRequestError, ServiceError, UpgradeRequiredError, problem
 from calibox_server.json_limits import parse_json
 from calibox_server.openapi import problem_responses
 from calibox_server.options import items
 from calibox_server.outermost import as_service_error, note_error
 from calibox_server.parameters import Given, read_parameters, read_target
-from calibox_server.pipeline import clock
 from calibox_server.records import Record, record_of
 from calibox_server.requests import DetectRequest, ImagePart
 from calibox_server.service import Service

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from calibox_core import __version__
-from calibox_server.pipeline import clock
+from calibox_server.engine_runner import clock
 from calibox_server.records import Record
 
 if TYPE_CHECKING:

@@ -84,16 +84,17 @@ class Way:
         return {(s.name, *sorted(s.labels.items())): s.value for s in samples if s.name in wanted}
 
 
-@pytest.fixture(scope="module", params=[1, 1000], ids=["called", "in a task"], autouse=True)
-def cores(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(scope="module", params=[True, False], ids=["called", "in a task"], autouse=True)
+def called(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Where a run of the engine for each core goes on, a request waits for nothing else and needs no task."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_line, "available_cores", lambda: request.param)
-        yield
+        patch.setattr(engine_line, "runs_on_cpu", lambda _: request.param)
+        patch.setattr(engine_line, "available_cores", lambda: 1)
+        yield request.param
 
 
 @pytest.fixture(scope="module")
-def ways(models: Path, cores: None) -> Iterator[tuple[Way, Way]]:
+def ways(models: Path, called: bool) -> Iterator[tuple[Way, Way]]:
     """The same service twice: with exchanges and without."""
     wanted = Settings(models=models, log_level="warning", max_bytes=MOST, api_keys=KEY_LINE)
     with ExitStack() as stack:
@@ -220,8 +221,9 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Exchange]:
     return begun
 
 
-def test_plain_requests_are_answered_by_their_connection(models: Path, exchanges: list[Exchange]) -> None:
+def test_plain_requests_are_answered_by_their_connection(models: Path, exchanges: list[Exchange], called: bool) -> None:
     with gated(models, log_level="warning") as served:
+        assert [pipeline.line.decodes for pipeline in served.service.models] == [called]
         cases: list[tuple[int, dict[str, Any]]] = [
             (1, {"content": JPEG}),
             (2, {"content": JPEG, "params": {"score_threshold": 0.2}}),

@@ -16,11 +16,13 @@ from calibox_core.bundle import read_bundle
 from calibox_core.fusion import FusionName
 from calibox_core.score_map import ScoreMap
 from calibox_server.batcher import Batcher
+from calibox_server.detections import ImageDetections
 from calibox_server.engine_line import EngineLine
+from calibox_server.engine_runner import clock
 from calibox_server.errors import OverloadedError, ServiceError
 from calibox_server.metrics import Metrics
 from calibox_server.parameters import read_parameters
-from calibox_server.pipeline import ImageDetections, Pipeline, clock
+from calibox_server.pipeline import Pipeline
 from calibox_server.queue import Policy
 from calibox_server.requests import ImagePart
 from tests.support.bundles import make_tiny_bundle

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from calibox_core.errors import InvalidParameterError
 from calibox_core.fusion import Exponents, check_exponents
 from calibox_core.manifest import Manifest
+from calibox_server.detections import reaching
 from calibox_server.engine import EngineOutput, tells_candidates
+from calibox_server.engine_runner import RawDetections, Work, clock
 from calibox_server.errors import MalformedRequestError, ParameterError, StoppingError
 from calibox_server.oip.requests import InferRequest, RequestedOutput
 from calibox_server.oip.tensors import (
@@ -28,7 +30,7 @@ from calibox_server.oip.tensors import (
 )
 from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.parameters import Parameters, read_parameters
-from calibox_server.pipeline import Pipeline, RawDetections, Work, clock, reaching
+from calibox_server.pipeline import Pipeline
 from calibox_server.queue import Priority
 from calibox_server.records import Record
 from calibox_server.service import Service

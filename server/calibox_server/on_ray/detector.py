@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from ray import get_runtime_context
 
 from calibox_server import errors
+from calibox_server.engine_runner import clock
 from calibox_server.errors import OverloadedError, ServiceError, UnreadableImageError
 from calibox_server.logs import configure_logs
 from calibox_server.on_ray.shares import settings_of_share
 from calibox_server.parameters import Given
-from calibox_server.pipeline import clock
 from calibox_server.requests import DetectRequest, ImagePart
 from calibox_server.service import Service
 from calibox_server.settings import Settings

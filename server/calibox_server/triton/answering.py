@@ -14,12 +14,12 @@ from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
 from calibox_server.answers import detections_json
 from calibox_server.decoding import decode_into
+from calibox_server.detections import ImageDetections, finish
 from calibox_server.engine import EngineInput, EngineOutput
 from calibox_server.engine_runner import Work, clock, stack, unpadded
 from calibox_server.errors import ParameterError
 from calibox_server.options import MAX_TIMEOUT_MS
 from calibox_server.parameters import Given, Parameters, read_parameters
-from calibox_server.pipeline import ImageDetections, finish
 from calibox_server.requests import ImagePart
 
 

@@ -20,11 +20,11 @@ from calibox_core.bundle import read_manifest, sha256_of
 from calibox_core.errors import BundleError
 from calibox_server.background import in_pool, together
 from calibox_server.decoding import prepare_decoders
+from calibox_server.detections import ImageDetections
 from calibox_server.engine import EngineInput, EngineOutput
 from calibox_server.errors import ServiceError
 from calibox_server.options import available_cores
 from calibox_server.parameters import Given
-from calibox_server.pipeline import ImageDetections
 from calibox_server.settings import Settings
 from calibox_server.triton.answering import (
     Placed,

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from calibox_core.bundle import Bundle, read_bundle
+from calibox_server.detections import ImageDetections
 from calibox_server.engine_line import EngineLine
+from calibox_server.engine_runner import clock
 from calibox_server.errors import CutImageError, ServiceError
 from calibox_server.metrics import Metrics
 from calibox_server.options import available_cores
-from calibox_server.pipeline import ImageDetections, Pipeline, clock
+from calibox_server.pipeline import Pipeline
 from calibox_server.queue import Policy
 from calibox_server.requests import ImagePart
 from calibox_server.slots import Slot

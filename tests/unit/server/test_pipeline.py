@@ -8,9 +8,10 @@ from calibox_core.fusion import Exponents
 from calibox_core.letterbox import Letterbox
 from calibox_core.score_map import ScoreMap
 from calibox_server.answers import detections_json
+from calibox_server.detections import finish
 from calibox_server.engine import EngineOutput
+from calibox_server.engine_runner import Work, stack, unpadded
 from calibox_server.parameters import Parameters
-from calibox_server.pipeline import Work, finish, stack, unpadded
 from calibox_server.server_timing import server_timing
 from calibox_server.slots import SlotPool
 from tests.support.manifests import small_manifest
