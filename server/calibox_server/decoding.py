@@ -1,19 +1,27 @@
 """Image bytes to a letterboxed slot, with limits told from the header before any pixel is decoded."""
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calibox_core.errors import ImageError, UnsupportedImageError
 from calibox_core.images import ImageHeader, decode_image, read_header
 from calibox_core.letterbox import Letterbox, letterbox_into
+from calibox_server.background import in_pool
+from calibox_server.engine_runner import clock
 from calibox_server.errors import (
     CutImageError,
+    DeadlineError,
     ServiceError,
     TooManyPixelsError,
     UnreadableImageError,
     UnsupportedMediaTypeError,
 )
 from calibox_server.requests import ImagePart
+from calibox_server.slots import Slot, Slots
 
 
 def decode_into(slot: NDArray[np.uint8], part: ImagePart, *, max_pixels: int, pad_value: int) -> Letterbox:
@@ -27,6 +35,44 @@ def decode_into(slot: NDArray[np.uint8], part: ImagePart, *, max_pixels: int, pa
         CutImageError, UnreadableImageError: the pixels end too early, or are damaged.
     """
     return letterbox_into(slot, decode(part, max_pixels), pad_value=pad_value)
+
+
+class Placer:
+    """Decodes images into free slots.
+
+    Args:
+        slots: where it takes them, and gives back those of images that cannot be read.
+        pad_value, max_pixels: as `decode_into` has them.
+    """
+
+    def __init__(self, slots: Slots, *, pad_value: int, max_pixels: int) -> None:
+        self._slots = slots
+        self._pad_value = pad_value
+        self._max_pixels = max_pixels
+
+    def __call__(self, image: ImagePart, *, deadline: float) -> tuple[Slot, Letterbox]:
+        """A slot with the image in it, and the geometry that maps boxes back; any thread may ask.
+
+        Raises:
+            DeadlineError: ``deadline`` passed, on `clock`.
+            ServiceError: as `decode_into`.
+        """
+        if clock() >= deadline:
+            raise DeadlineError("the deadline passed before the image was decoded; allow more with timeout_ms")
+        slot = self._slots.take()
+        try:
+            return slot, decode_into(slot, image, max_pixels=self._max_pixels, pad_value=self._pad_value)
+        except BaseException:
+            self._slots.give(slot)
+            raise
+
+    async def all(
+        self, images: Sequence[ImagePart], decoders: Executor, *, deadline: float
+    ) -> list[tuple[Slot, Letterbox]]:
+        """Every image, by threads; the first error of an image gives all slots back."""
+        return await in_pool(
+            decoders, partial(self, deadline=deadline), images, undo=lambda placed: self._slots.give(placed[0])
+        )
 
 
 def decode(part: ImagePart, max_pixels: int) -> NDArray[np.uint8]:

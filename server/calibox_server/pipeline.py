@@ -4,26 +4,23 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from functools import partial
 from itertools import chain, islice
 from typing import Protocol, TypeVar
 
-from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
-from calibox_server.background import in_pool, together
+from calibox_server.background import together
 from calibox_server.batcher import Batcher
-from calibox_server.decoding import decode_into
+from calibox_server.decoding import Placer
 from calibox_server.detections import ImageDetections, StageTimes, answer_of, finish, times_of
 from calibox_server.door import Submit
-from calibox_server.encoded import Encoded
+from calibox_server.encoded import AsSent
 from calibox_server.engine import EngineFacts
 from calibox_server.engine_runner import RawDetections, Work, clock
-from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Given, Parameters, read_parameters
 from calibox_server.queue import Priority, Reply
 from calibox_server.requests import ImagePart
-from calibox_server.slots import Slot, Slots
+from calibox_server.slots import Slots
 from calibox_server.soon import Soon
 from calibox_server.tiler import Tiler
 from calibox_server.tiles import Tiling
@@ -97,10 +94,10 @@ class Pipeline:
         self._usual = self._read({}, images=1)  # most requests ask for nothing in particular
         self.engine = engine
         self.line = line
-        self._max_pixels = max_pixels
         self._metrics = metrics
         self._decoders = decoders
-        self._slots = line.slots
+        self._place = Placer(line.slots, pad_value=manifest.input.pad_value, max_pixels=max_pixels)
+        self._as_sent = AsSent(manifest, self._place, metrics)
         self._tiler = Tiler(manifest, line.slots, decoders, max_pixels=max_pixels, max_tiles=max_tiles, places=places)
         watched = weakref.ref(line)  # metrics outlive a model that is unloaded
         metrics.watch_queue(lambda: alive.waiting if (alive := watched()) else 0)
@@ -160,9 +157,10 @@ class Pipeline:
         if parameters.tiling is not None:
             return await self._detect_in_tiles(images, parameters, parameters.tiling, deadline, charge)
         if self.line.decodes and len(images) == 1:
-            return await self._detect_encoded(submit, images[0], parameters, deadline)
+            one = self._as_sent.work(images[0], parameters, deadline)
+            return self._as_sent.seen(one, (await self.infer(submit, [one], deadline=deadline))[0])
         started = clock()
-        placed = await self._decode_all(images, deadline)
+        placed = await self._place.all(images, self._decoders, deadline=deadline)
         decoded = clock()
         asked = zip(placed, parameters.refine_steps, strict=True)
         work = [Work(slot, parameters, steps, decoded) for (slot, _), steps in asked]
@@ -171,14 +169,6 @@ class Pipeline:
         found = [finish(r.rows, letterbox, parameters, self.manifest) for r, (_, letterbox) in pairs]
         self._metrics.observe_scores(found)
         return found, times_of(decoded - started, raw)
-
-    async def _detect_encoded(
-        self, submit: Submit[Work, RawDetections], image: ImagePart, parameters: Parameters, deadline: float
-    ) -> tuple[list[ImageDetections], StageTimes]:
-        """`detect` of one image that waits as it was sent."""
-        work = self._encoded(image, parameters, deadline)
-        raw = await self.infer(submit, [work], deadline=deadline)
-        return self._seen(work, raw)
 
     def detect_soon(
         self,
@@ -204,26 +194,10 @@ class Pipeline:
         line = self.line
         if parameters.tiling is not None or not line.decodes or not isinstance(line, Batcher):
             return None
-        work = self._encoded(image, parameters, deadline)
-
-        def all_of(raw: RawDetections) -> A:
-            self._metrics.images.inc(1)
-            return into(*self._seen(work, [raw]))
-
-        soon = Soon(line, work, all_of, reply)
+        work = self._as_sent.work(image, parameters, deadline)
+        soon = Soon(line, work, self._as_sent.counted(work, into), reply)
         soon.start(deadline=deadline, priority=parameters.priority)
         return soon.cancel
-
-    def _encoded(self, image: ImagePart, parameters: Parameters, deadline: float) -> Encoded:
-        place = partial(self._decode, image, deadline=deadline)
-        return Encoded.of(place, parameters, parameters.refine_steps[0], clock())
-
-    def _seen(self, work: Encoded, raw: list[RawDetections]) -> tuple[list[ImageDetections], StageTimes]:
-        """What `detect` returns of an image that ran."""
-        assert work.letterbox is not None  # it was decoded
-        found = [finish(raw[0].rows, work.letterbox, work.parameters, self.manifest)]
-        self._metrics.observe_scores(found)
-        return found, times_of(raw[0].decode, raw)
 
     async def _detect_in_tiles(
         self,
@@ -279,22 +253,3 @@ class Pipeline:
     async def close(self, timeout: float) -> None:
         """Finishes what was admitted, at most for ``timeout`` seconds, and closes the engine."""
         await self.line.close(timeout)
-
-    async def _decode_all(self, images: Sequence[ImagePart], deadline: float) -> list[tuple[Slot, Letterbox]]:
-        return await in_pool(
-            self._decoders,
-            partial(self._decode, deadline=deadline),
-            images,
-            undo=lambda placed: self._slots.give(placed[0]),
-        )
-
-    def _decode(self, image: ImagePart, *, deadline: float) -> tuple[Slot, Letterbox]:
-        if clock() >= deadline:
-            raise DeadlineError("the deadline passed before the image was decoded; allow more with timeout_ms")
-        slot = self._slots.take()
-        try:
-            pad = self.manifest.input.pad_value
-            return slot, decode_into(slot, image, max_pixels=self._max_pixels, pad_value=pad)
-        except BaseException:
-            self._slots.give(slot)
-            raise

@@ -170,7 +170,7 @@ class Service:
             request,
             max_bytes=self.settings.max_bytes,
             max_images=self.max_images,
-            in_thread=self._in_thread,
+            in_thread=partial(in_thread, self.decoders),
         )
 
     async def answer(self, asked: DetectRequest, started: float, charge: Callable[[int], None] = free) -> Answer:
@@ -195,7 +195,7 @@ class Service:
         deadline = read + parameters.timeout_ms / 1e3
         with pipeline.admit(len(asked.images), parameters.priority) as submit:
             found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline, charge=charge)
-        return self._answer_of(pipeline.manifest, started, fetched, found, times)
+        return _answer_of(self.metrics, pipeline.manifest, started, fetched, found, times)
 
     def answer_soon(self, asked: DetectRequest, started: float, reply: Reply[Answer]) -> Callable[[], None] | None:
         """`answer` for a caller who is called, where one image has nothing to wait for but the engine.
@@ -215,18 +215,9 @@ class Service:
             asked.images[0],
             parameters,
             deadline=clock() + parameters.timeout_ms / 1e3,
-            into=partial(self._answer_of, pipeline.manifest, started, 0.0),
+            into=partial(_answer_of, self.metrics, pipeline.manifest, started, 0.0),
             reply=reply,
         )
-
-    def _answer_of(
-        self, manifest: Manifest, started: float, fetched: float, found: list[ImageDetections], times: StageTimes
-    ) -> Answer:
-        seconds = ({"fetch": fetched} if fetched else {}) | _stages(times, clock() - started)
-        self.metrics.request_answered(seconds)
-        timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
-        body = detections_json(manifest, found, timing_ms)
-        return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch, len(found))
 
     def _target(self, asked: DetectRequest) -> tuple[Pipeline, Parameters]:
         pipeline = self.models.find(*read_target(asked.given))
@@ -275,9 +266,6 @@ class Service:
         if full is not None:
             raise full
 
-    async def _in_thread(self, function: Callable[..., DetectRequest], *args: object) -> DetectRequest:
-        return await in_thread(self.decoders, function, *args)
-
 
 def pipeline_for(
     settings: Settings,
@@ -299,6 +287,21 @@ def pipeline_for(
         timeout_ms=settings.timeout_ms,
         metrics=metrics,
     )
+
+
+def _answer_of(
+    metrics: Metrics,
+    manifest: Manifest,
+    started: float,
+    fetched: float,
+    found: list[ImageDetections],
+    times: StageTimes,
+) -> Answer:
+    seconds = ({"fetch": fetched} if fetched else {}) | _stages(times, clock() - started)
+    metrics.request_answered(seconds)
+    timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
+    body = detections_json(manifest, found, timing_ms)
+    return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch, len(found))
 
 
 def _stages(times: StageTimes, total: float) -> dict[str, float]:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from calibox_server import encoded as encoded_work
 from calibox_server import engine_line, pipeline
 from calibox_server.app import build_app
 from calibox_server.exchange import Exchange
@@ -402,6 +403,7 @@ def test_a_fault_in_what_follows_the_engine_is_told_to_its_request_alone(
 ) -> None:
     with gated(models, log_level="error") as served:
         with monkeypatch.context() as patch:
+            patch.setattr(encoded_work, "finish", lambda *_: 1 / 0)
             patch.setattr(pipeline, "finish", lambda *_: 1 / 0)
             answer = served.client.post("/v1/detect", content=JPEG)
             assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
