@@ -225,13 +225,12 @@ def test_when_a_front_end_is_killed_retries_hide_it(workers: Workers, client: ht
                 counts.append(len(sdk.detect(JPEG)))
         return counts
 
-    old = workers.pids()
     with ThreadPoolExecutor(askers) as pool:
         calls = [pool.submit(detect) for _ in range(askers)]
         try:
-            wait_until(lambda: all(workers.sockets(name) for name in old))
-            workers.kill("front-1")
-            wait_until(lambda: len(workers.pids()) == 3 and workers.pids() != old)
+            wait_until(lambda: all(workers.sockets(name) for name in workers.pids()))
+            killed = workers.kill("front-1")
+            wait_until(lambda: workers.whole_without(killed))
             wait_until(lambda: metric(client, "calibox_requests_in_flight") >= 1)
         finally:
             stop.set()

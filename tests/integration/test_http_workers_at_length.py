@@ -82,9 +82,8 @@ def test_kills_of_front_ends_cost_at_most_what_was_in_flight_and_retries_hide_th
         calls = [pool.submit(detect, workers.url) for _ in range(4)]
         try:
             for kill in range(KILLS):
-                before = workers.pids()
-                workers.kill(f"front-{1 + kill % 2}")
-                wait_until(lambda known=before: len(workers.pids()) == 3 and workers.pids() != known)
+                killed = workers.kill(f"front-{1 + kill % 2}")
+                wait_until(lambda pid=killed: workers.whole_without(pid))
                 wait_until(lambda: both_tell(workers.url))
         finally:
             stop.set()

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -31,15 +31,23 @@ class Workers:
         below = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         found: dict[str, int] = {}
         for pid in map(int, below):
-            command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            kinds = [word.rpartition(".")[2] for word in command if word.startswith("calibox_server.workers.")]
-            for kind in kinds:
-                found["engine" if kind == "engine" else f"front-{sum(n != 'engine' for n in found) + 1}"] = pid
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended since
+                command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+                kinds = [word.rpartition(".")[2] for word in command if word.startswith("calibox_server.workers.")]
+                for kind in kinds:
+                    found["engine" if kind == "engine" else f"front-{sum(n != 'engine' for n in found) + 1}"] = pid
         return found
 
-    def kill(self, name: str) -> None:
-        """`kill -9` of one of them."""
-        os.kill(self.pids()[name], signal.SIGKILL)
+    def kill(self, name: str) -> int:
+        """`kill -9` of one of them; its number, for `whole_without`."""
+        pid = self.pids()[name]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def whole_without(self, pid: int) -> bool:
+        """Whether this process is gone, with its sockets, and another runs in its place."""
+        now = self.pids().values()
+        return len(now) == 3 and pid not in now
 
     def stop(self, name: str) -> None:
         """Lets one of them stand still, as if it hung; nothing but `kill -9` ends it then."""
