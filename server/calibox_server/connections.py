@@ -89,6 +89,9 @@ class Exchange(Protocol):
 
     response_complete: bool
 
+    def leave(self) -> None:
+        """The client left before it was answered."""
+
     def take(self, chunk: bytes) -> None:
         """A piece of the body came."""
 
@@ -149,6 +152,8 @@ class Connection(HttpToolsProtocol):
         """It is closed, by whomever."""
         super().connection_lost(exc)
         self._leaving.happen()
+        if (exchange := self.exchanging) is not None:
+            exchange.leave()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""

@@ -12,10 +12,11 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from calibox_server.access_log import AccessLog
-from calibox_server.connections import LEAVING, Connection
+from calibox_server.connections import Connection
 from calibox_server.errors import ServiceError, stopped_early
 from calibox_server.guard import Guard
 from calibox_server.outermost import (
@@ -98,6 +99,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asgi",
         "_chunks",
         "_connection",
         "_exchanges",
@@ -111,7 +113,6 @@ class Exchange:
         "disconnected",
         "keep_alive",
         "response_complete",
-        "scope",
     )
     message_event = Unheard()
 
@@ -121,8 +122,8 @@ class Exchange:
         self._query = query
         self._metrics = exchanges.service.metrics
         self._record = new_record(connection.headers)
+        self._asgi = connection.scope  # the connection has another one once the next request begins
         self._route = ""  # the address in the metrics: callers who are not let in get to none
-        self.scope: dict[str, Any] = {**connection.scope, "method": "POST", "path": PATH, KEY: self._record}
         self.keep_alive = connection.parser.should_keep_alive()
         self.disconnected = self.response_complete = False  # uvicorn sets the first, and asks for the second
         self._chunks: list[bytes] = []
@@ -137,11 +138,10 @@ class Exchange:
             announced: the header `Content-Length`.
         """
         self._metrics.in_flight += 1
-        self.scope[LEAVING].listeners.add(self._leave)
         exchanges = self._exchanges
         try:
             if exchanges.guard is not None:
-                exchanges.guard.let_in(self.scope, self._record)
+                exchanges.guard.let_in(self._scope, self._record)
             self._route = PATH
             exchanges.service.check_door(self._query)
             check_announced(announced, exchanges.service.settings.max_bytes)
@@ -195,10 +195,10 @@ class Exchange:
         assert isinstance(exception, Exception)
         error = as_service_error(exception)
         self._metrics.request_ended(error.code)
-        response = error_response(error, self.scope)
+        response = error_response(error, self._scope)
         self._end(response.status_code, response.raw_headers, bytes(response.body))
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """The client left."""
         self.disconnected = True
         if self._task is not None:
@@ -208,6 +208,11 @@ class Exchange:
         if self._take_back is not None:
             self._take_back()
         self._gone()
+
+    @property
+    def _scope(self) -> Scope:
+        """Its ASGI scope, for what is shared with the application."""
+        return {**self._asgi, "method": "POST", "path": PATH, KEY: self._record}
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = self._connection.loop.create_task(work)
@@ -249,13 +254,12 @@ class Exchange:
         self._metrics.in_flight -= 1
         self.response_complete = True
         self._take_back = self._task = None
-        self.scope[LEAVING].listeners.discard(self._leave)
         if not self.disconnected:
             connection.transport.write(self._bytes(status, headers, body))
             if not self.keep_alive:
                 connection.transport.close()
         if self._exchanges.write_log is not None:
-            self._exchanges.write_log(self.scope, record)
+            self._exchanges.write_log(self._scope, record)
         connection.on_response_complete()
 
     def _bytes(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:

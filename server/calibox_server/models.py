@@ -32,14 +32,14 @@ def _nobody() -> None:
 class Models:
     """What is served and what is not. Read and changed on the event loop alone."""
 
-    ready: dict[str, dict[str, Pipeline]] = field(default_factory=dict)
+    ready: dict[str, dict[str, Pipeline]] = field(default_factory=dict, init=False)
     broken: list[BrokenModel] = field(default_factory=list)
     on_change: Callable[[], None] = field(default=_nobody)  # called after every change of these
+    _in_order: list[Pipeline] = field(default_factory=list, init=False)  # every request looks at them
 
     def __iter__(self) -> Iterator[Pipeline]:
         """Every pipeline, by name, the highest version first."""
-        for name in sorted(self.ready):
-            yield from (self.ready[name][v] for v in sorted(self.ready[name], key=int, reverse=True))
+        return iter(self._in_order)
 
     def default_version(self, name: str) -> str | None:
         """The version that requests get when they name none: the highest that loaded."""
@@ -76,7 +76,7 @@ class Models:
         old = versions.get(manifest.version)
         versions[manifest.version] = pipeline
         self.forgive(manifest.name, manifest.version)
-        self.on_change()
+        self._changed()
         return old
 
     def drop(self, name: str, version: str) -> Pipeline:
@@ -84,8 +84,16 @@ class Models:
         pipeline = self.ready[name].pop(version)
         if not self.ready[name]:
             del self.ready[name]
-        self.on_change()
+        self._changed()
         return pipeline
+
+    def _changed(self) -> None:
+        self._in_order = [
+            self.ready[name][version]
+            for name in sorted(self.ready)
+            for version in sorted(self.ready[name], key=int, reverse=True)
+        ]
+        self.on_change()
 
     def blame(self, broken: BrokenModel) -> None:
         """Notes why a version is not served."""

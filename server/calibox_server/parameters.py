@@ -108,6 +108,8 @@ def read_target(given: Given) -> tuple[str | None, str | None]:
     Raises:
         ParameterError: an unknown parameter name; a name or version that is not text.
     """
+    if not given:
+        return None, None
     unknown = sorted(set(given) - set(KNOWN))
     if unknown:
         raise ParameterError(f"there is no parameter {', '.join(map(_shown, unknown))}; known are {', '.join(KNOWN)}")
