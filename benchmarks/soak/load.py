@@ -2,7 +2,7 @@
 
 import gc
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 import uvloop
 
@@ -12,7 +12,9 @@ from benchmarks.soak.served import Served, serving
 from benchmarks.soak.setup import Setup
 from benchmarks.soak.shots import OK, REFUSED, Gun, Shot, per_second, quantiles, statuses
 
-SHARES = (0.5, 0.8, 0.95, 1.2, 2.0)
+OVERLOAD = 2.0
+# One turn of the overload says little: on a machine with neighbours the capacity itself moves by a tenth meanwhile.
+SHARES = (0.5, 0.8, 0.95, 1.2, *[OVERLOAD] * 5)
 CONCURRENCY = 32
 REFUSED_WITHIN_S = 0.010
 HELD = 0.1  # share of the requests whose body waits: enough refusals of both kinds, little else changed
@@ -38,12 +40,7 @@ def prove(setup: Setup, findings: Findings) -> None:
         steps = uvloop.run(_measure(setup, served))  # half the cost of asyncio's own loop
         status = served.stop()
     _report(findings, steps)
-    least = setup.goodput
-    last = steps[-1]
-    share = last.goodput / last.capacity
-    findings.must(
-        f"goodput at {last.share:.0%} of capacity", share >= least, found=f"{share:.3f}", wanted=f">= {least}"
-    )
+    judge_goodput(findings, [step.goodput / step.capacity for step in steps if step.share == OVERLOAD], setup.goodput)
     judge_answers(findings, [shot for step in steps for shot in step.shots], unasked=steps[-1].unasked)
     judge_refusals(findings, [shot for step in steps for shot in step.shots])
     findings.must("exit status after SIGTERM", status == 0, found=status, wanted=0)
@@ -97,6 +94,17 @@ def _report(findings: Findings, steps: list[Step]) -> None:
                 f"{late:.1f}",
             ]
         )
+
+
+def judge_goodput(findings: Findings, shares: list[float], least: float) -> None:
+    """Answers per second under overload, each turn over the capacity around it; the middle one counts."""
+    share = median(shares)
+    findings.must(
+        f"goodput at {OVERLOAD:.0%} of capacity, median of {len(shares)} turns",
+        share >= least,
+        found=f"{share:.3f} [{min(shares):.3f}..{max(shares):.3f}]",
+        wanted=f">= {least}",
+    )
 
 
 def judge_answers(findings: Findings, shots: list[Shot], *, unasked: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.soak.connection import Connection, ConnectionLost, Request, get
 from benchmarks.soak.findings import Findings, put_section
-from benchmarks.soak.load import judge_answers, judge_refusals
+from benchmarks.soak.load import judge_answers, judge_goodput, judge_refusals
 from benchmarks.soak.pictures import Asked, asked_pictures, jpegs
 from benchmarks.soak.setup import Setup
 from benchmarks.soak.shots import Gun, Shot, per_second, quantiles
@@ -53,6 +53,16 @@ def test_a_server_that_is_asked_too_much_refuses_at_the_door_and_loses_nothing(m
     early = [one for one in refused if one.held and (not one.body_sent or one.began < one.body_sent)]
     assert len(early) > 0
     assert any(one.body_sent for one in early)  # whose connection went on to be used
+
+
+@pytest.mark.parametrize(
+    ("shares", "held"),
+    [([0.7, 0.9, 1.1], True), ([0.95, 0.9, 0.2], True), ([1.1, 0.89, 0.7], False), ([1.2, 0.8, 0.8, 0.8, 1.2], False)],
+)
+def test_of_several_turns_of_overload_the_middle_one_counts(shares: list[float], held: bool) -> None:
+    findings = Findings()
+    judge_goodput(findings, shares, 0.9)
+    assert bool(findings.failed) != held
 
 
 def test_what_is_lost_told_twice_wrong_late_or_read_first_does_not_hold() -> None:
