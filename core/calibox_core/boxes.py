@@ -46,5 +46,5 @@ def xyxy_to_xywh(boxes: Floats) -> Floats:
 
 def clip_boxes(boxes: Floats, *, width: float, height: float) -> Floats:
     """Boxes cut to the image ``0 <= x <= width``, ``0 <= y <= height``."""
-    limits = np.array([width, height, width, height], dtype=boxes.dtype)
-    return np.minimum(np.maximum(boxes, np.zeros_like(limits)), limits)  # np.clip's layers cost as much again
+    clipped: Floats = boxes.clip(0, np.array([width, height, width, height], dtype=boxes.dtype))
+    return clipped
