@@ -30,9 +30,9 @@ from light_client import QUANTILES, cpu_seconds
 
 from calibox_core.bundle import find_bundles, read_bundle
 from calibox_core.images import FORMATS
-from calibox_server.answers import detections_json
 from calibox_server.decoding import decode_into, prepare_decoders
 from calibox_server.detections import finish
+from calibox_server.detections_json import DetectionsWriter
 from calibox_server.engine_runner import Work, stack, unpadded
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
 from calibox_server.options import available_cores
@@ -63,6 +63,7 @@ class InProcess:
         prepare_decoders()
         self.bundle = read_bundle(bundle_folder)
         self.parts = [ImagePart(path.read_bytes(), "the image") for path in images]
+        self._writer = DetectionsWriter(self.bundle.manifest)
         self.parameters = read_parameters({}, self.bundle.manifest, default_timeout_ms=1000)
         self._engines: dict[int, OnnxRuntimeEngine] = {}
 
@@ -81,7 +82,7 @@ class InProcess:
         ]
         out = engine.run(stack([Work(slot, self.parameters, 0, 0.0) for slot in slots]))
         found = [finish(unpadded(out, i), box, self.parameters, manifest) for i, box in enumerate(boxes)]
-        return detections_json(manifest, found, {})
+        return self._writer.write(found, {})
 
     def _slots(self, batch: int) -> np.ndarray:
         size = self.bundle.manifest.input

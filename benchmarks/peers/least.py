@@ -19,9 +19,9 @@ import numpy as np
 import uvloop
 
 from calibox_core.bundle import read_bundle
-from calibox_server.answers import detections_json
 from calibox_server.decoding import decode_into, prepare_decoders
 from calibox_server.detections import finish
+from calibox_server.detections_json import DetectionsWriter
 from calibox_server.engine import warm_up
 from calibox_server.engine_runner import Work, stack, unpadded
 from calibox_server.onnxruntime_engine import OnnxRuntimeEngine
@@ -45,6 +45,7 @@ class Answering:
         prepare_decoders()
         read = read_bundle(bundle)
         self._manifest = read.manifest
+        self._writer = DetectionsWriter(read.manifest)
         self._engine = OnnxRuntimeEngine(read, instances=available_cores())
         warm_up(self._engine, read.manifest)
         self._parameters = read_parameters({}, read.manifest, default_timeout_ms=1000)
@@ -66,7 +67,7 @@ class Answering:
         pad = self._manifest.input.pad_value
         placed = decode_into(slot, ImagePart(image, "the image"), max_pixels=MAX_PIXELS, pad_value=pad)
         out = self._engine.run(stack([Work(slot, self._parameters, 0, 0.0)]))
-        body = detections_json(self._manifest, [finish(unpadded(out, 0), placed, self._parameters, self._manifest)], {})
+        body = self._writer.write([finish(unpadded(out, 0), placed, self._parameters, self._manifest)], {})
         return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 

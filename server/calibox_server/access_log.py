@@ -13,6 +13,7 @@ from starlette.types import Scope
 from calibox_server.engine_runner import clock
 from calibox_server.options import Options
 from calibox_server.records import Record
+from calibox_server.server_timing import in_ms
 
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines; logged at level debug
 _MAX_PATH = 200  # characters; a line, not an echo of the request
@@ -47,7 +48,7 @@ def _fields(scope: Scope, record: Record) -> dict[str, Any]:
     fields.update({name: value for name, value in optional.items() if value})
     if record.images:
         fields.update(images=record.images, batch=record.batch)
-    stages = record.stages_ms or {"total": round((clock() - record.started) * 1e3, 3)}
+    stages = record.stages_ms or {"total": in_ms(clock() - record.started)}
     return fields | {f"{stage}_ms": value for stage, value in stages.items()}
 
 

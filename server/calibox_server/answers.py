@@ -1,47 +1,9 @@
-"""Answers as JSON. Floats are written with the digits that a float32 has."""
+"""What is told of the models."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
-from calibox_core.manifest import Manifest
-from calibox_server.detections import ImageDetections
 from calibox_server.models import BrokenModel, Models
 from calibox_server.pipeline import Pipeline
-
-
-def detections_json(manifest: Manifest, found: Sequence[ImageDetections], timing_ms: dict[str, float]) -> bytes:
-    """The answer of `POST /v1/detect`."""
-    document = {
-        "model": manifest.name,
-        "version": manifest.version,
-        "results": [_result(image, manifest) for image in found],
-        "timing": timing_ms,
-    }
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _result(image: ImageDetections, manifest: Manifest) -> dict[str, Any]:
-    classes = manifest.classes
-    rows = zip(
-        image.boxes, image.labels, image.scores, image.classification_scores, image.localization_scores, strict=True
-    )
-    return {
-        "width": image.width,
-        "height": image.height,
-        "detections": [
-            {
-                "box": box,
-                "label": classes[label].name,
-                "label_id": classes[label].category_id,
-                "score": score,
-                "classification_score": classification,
-                "localization_score": localization,
-            }
-            for box, label, score, classification, localization in rows
-        ],
-    }
 
 
 def models_document(models: Models) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From the engine's rows to what a request wants to know. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,7 @@ from calibox_server.parameters import Parameters
 from calibox_server.tiles import Seen, View
 
 
-@dataclass(frozen=True, slots=True)
-class ImageDetections:
+class ImageDetections(NamedTuple):
     """Detections of one image, best ranking first. Letters: n detections."""
 
     width: int  # of the upright image, in pixels
@@ -27,8 +26,7 @@ class ImageDetections:
     scores: NDArray[np.float32]  # [n] reported, after the score map
 
 
-@dataclass(frozen=True, slots=True)
-class StageTimes:
+class StageTimes(NamedTuple):
     """How long a request's slowest image spent in each stage, in seconds."""
 
     decode: float  # including the wait for a decode thread
@@ -39,6 +37,8 @@ class StageTimes:
 
 def times_of(decode: float, raw: Sequence[RawDetections]) -> StageTimes:
     """The times of a request whose images were decoded in ``decode`` seconds."""
+    if len(raw) == 1:
+        return StageTimes(decode, raw[0].queue, raw[0].engine, raw[0].batch)
     return StageTimes(decode, max(r.queue for r in raw), max(r.engine for r in raw), max(r.batch for r in raw))
 
 

@@ -36,7 +36,6 @@ from calibox_server.requests import (
     given_in,
     image_request,
     is_image,
-    kind_of,
 )
 from calibox_server.service import Answer, Service
 
@@ -75,7 +74,7 @@ class Exchanges:
                 kind = kind or value
             elif name == b"content-length":
                 length = value
-        if connection.flow.write_paused or not is_image(kind_of(kind.decode("latin-1"))):
+        if connection.flow.write_paused or not is_image(kind.decode("latin-1")):
             return None
         exchange = Exchange(self, connection, (httptools.parse_url(connection.url).query or b"") if query else b"")
         exchange.start(length.decode("latin-1"))

@@ -14,7 +14,7 @@ from calibox_server.engine_runner import clock
 from calibox_server.errors import ServiceError
 from calibox_server.metrics import Metrics
 from calibox_server.records import KEY, Record, record_of
-from calibox_server.server_timing import server_timing
+from calibox_server.server_timing import in_ms, server_timing
 from calibox_server.trace_context import new_request_id, trace_id
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ def note_status(status: int, record: Record) -> None:
 
 def headers_of(record: Record) -> tuple[tuple[bytes, bytes], ...]:
     """The headers that every answer has."""
-    stages = record.stages_ms or {"total": round((clock() - record.started) * 1e3, 3)}
+    stages = record.stages_ms or {"total": in_ms(clock() - record.started)}
     return (
         (b"x-request-id", record.request_id.encode()),
         (b"server-timing", server_timing(stages, record.batch).encode()),
@@ -101,7 +101,7 @@ def new_record(headers: list[tuple[bytes, bytes]]) -> Record:
             request_id = value.decode("latin-1")
         elif name == b"traceparent":
             trace = trace_id(value.decode("latin-1"))
-    if not _REQUEST_ID.fullmatch(request_id):
+    if not request_id or not _REQUEST_ID.fullmatch(request_id):
         request_id = new_request_id()
     return Record(request_id, trace)
 

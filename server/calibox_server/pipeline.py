@@ -12,6 +12,7 @@ from calibox_server.background import together
 from calibox_server.batcher import Batcher
 from calibox_server.decoding import Placer
 from calibox_server.detections import ImageDetections, StageTimes, answer_of, finish, times_of
+from calibox_server.detections_json import DetectionsWriter
 from calibox_server.door import Submit
 from calibox_server.encoded import AsSent
 from calibox_server.engine import EngineFacts
@@ -90,6 +91,7 @@ class Pipeline:
         metrics: ModelMetrics,
     ) -> None:
         self.manifest = manifest
+        self.writer = DetectionsWriter(manifest)
         self._timeout_ms = timeout_ms
         self._usual = self._read({}, images=1)  # most requests ask for nothing in particular
         self.engine = engine

@@ -5,6 +5,7 @@ import binascii
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from starlette.datastructures import QueryParams, UploadFile
@@ -50,8 +51,10 @@ def kind_of(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def is_image(kind: str) -> bool:
-    """Whether a body of this media type is an image as it is."""
+@lru_cache(maxsize=64)  # callers name few
+def is_image(content_type: str) -> bool:
+    """Whether a body with this header `Content-Type` is an image as it is."""
+    kind = kind_of(content_type)
     return kind.startswith("image/") or kind in ("", "application/octet-stream")
 
 

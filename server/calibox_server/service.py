@@ -6,12 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.requests import Request
 
 from calibox_core.manifest import Manifest
-from calibox_server.answers import detections_json
 from calibox_server.background import in_thread
 from calibox_server.decoding import prepare_decoders
 from calibox_server.detections import ImageDetections, StageTimes
@@ -31,14 +30,14 @@ from calibox_server.queue import Policy, Priority, Reply
 from calibox_server.rate import Limiter, MakeLimiter
 from calibox_server.repository import Repository
 from calibox_server.requests import DetectRequest, read_request
+from calibox_server.server_timing import in_ms
 from calibox_server.settings import Settings
 from calibox_server.shelf import Change
 from calibox_server.tuning import TunedOpener
 from calibox_server.versions import VersionPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answered detection request."""
 
     body: bytes
@@ -195,7 +194,7 @@ class Service:
         deadline = read + parameters.timeout_ms / 1e3
         with pipeline.admit(len(asked.images), parameters.priority) as submit:
             found, times = await pipeline.detect(submit, asked.images, parameters, deadline=deadline, charge=charge)
-        return _answer_of(self.metrics, pipeline.manifest, started, fetched, found, times)
+        return _answer_of(self.metrics, pipeline, started, fetched, found, times)
 
     def answer_soon(self, asked: DetectRequest, started: float, reply: Reply[Answer]) -> Callable[[], None] | None:
         """`answer` for a caller who is called, where one image has nothing to wait for but the engine.
@@ -215,7 +214,7 @@ class Service:
             asked.images[0],
             parameters,
             deadline=clock() + parameters.timeout_ms / 1e3,
-            into=partial(_answer_of, self.metrics, pipeline.manifest, started, 0.0),
+            into=partial(_answer_of, self.metrics, pipeline, started, 0.0),
             reply=reply,
         )
 
@@ -291,18 +290,15 @@ def pipeline_for(
 
 def _answer_of(
     metrics: Metrics,
-    manifest: Manifest,
+    pipeline: Pipeline,
     started: float,
     fetched: float,
     found: list[ImageDetections],
     times: StageTimes,
 ) -> Answer:
-    seconds = ({"fetch": fetched} if fetched else {}) | _stages(times, clock() - started)
+    seconds = {"fetch": fetched} if fetched else {}
+    seconds |= {"decode": times.decode, "queue": times.queue, "engine": times.engine, "total": clock() - started}
     metrics.request_answered(seconds)
-    timing_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
-    body = detections_json(manifest, found, timing_ms)
-    return Answer(body, timing_ms, f"{manifest.name}/{manifest.version}", times.batch, len(found))
-
-
-def _stages(times: StageTimes, total: float) -> dict[str, float]:
-    return {"decode": times.decode, "queue": times.queue, "engine": times.engine, "total": total}
+    timing_ms = {stage: in_ms(value) for stage, value in seconds.items()}
+    body = pipeline.writer.write(found, timing_ms)
+    return Answer(body, timing_ms, pipeline.writer.title, times.batch, len(found))

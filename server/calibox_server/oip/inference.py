@@ -33,6 +33,7 @@ from calibox_server.parameters import Parameters, read_parameters
 from calibox_server.pipeline import Pipeline
 from calibox_server.queue import Priority
 from calibox_server.records import Record
+from calibox_server.server_timing import in_ms
 from calibox_server.service import Service
 
 
@@ -134,7 +135,7 @@ def _kept(raw: RawDetections, parameters: Parameters) -> RawDetections:
         localization_scores=rows.localization_scores[kept],
         scores=rows.scores[kept],
     )
-    return replace(raw, rows=found)
+    return raw._replace(rows=found)
 
 
 def _note(service: Service, record: Record, manifest: Manifest, raw: Sequence[RawDetections]) -> None:
@@ -146,7 +147,7 @@ def _note(service: Service, record: Record, manifest: Manifest, raw: Sequence[Ra
         "total": clock() - record.started,
     }
     service.metrics.request_answered(seconds)
-    record.stages_ms = {stage: round(value * 1e3, 3) for stage, value in seconds.items()}
+    record.stages_ms = {stage: in_ms(value) for stage, value in seconds.items()}
     record.model, record.images = f"{manifest.name}/{manifest.version}", len(raw)
     record.batch = max((one.batch for one in raw), default=0)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from calibox_core.letterbox import Letterbox
 from calibox_core.manifest import Manifest
-from calibox_server.answers import detections_json
 from calibox_server.decoding import decode_into
 from calibox_server.detections import ImageDetections, finish
+from calibox_server.detections_json import DetectionsWriter
 from calibox_server.engine import EngineInput, EngineOutput
 from calibox_server.engine_runner import Work, clock, stack, unpadded
 from calibox_server.errors import ParameterError
@@ -95,7 +95,8 @@ def tensors_of(found: Sequence[ImageDetections], manifest: Manifest) -> dict[str
 
 def documents_of(found: Sequence[ImageDetections], manifest: Manifest) -> NDArray[np.object_]:
     """An answer of `POST /v1/detect` for each image alone, ``[B, 1]`` of bytes; Triton has the times."""
-    return np.array([[detections_json(manifest, [one], {})] for one in found], np.object_)
+    writer = DetectionsWriter(manifest)
+    return np.array([[writer.write([one], {})] for one in found], np.object_)
 
 
 def _plain(name: str, value: Any) -> object:

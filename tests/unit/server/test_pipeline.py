@@ -7,8 +7,8 @@ import pytest
 from calibox_core.fusion import Exponents
 from calibox_core.letterbox import Letterbox
 from calibox_core.score_map import ScoreMap
-from calibox_server.answers import detections_json
 from calibox_server.detections import finish
+from calibox_server.detections_json import DetectionsWriter
 from calibox_server.engine import EngineOutput
 from calibox_server.engine_runner import Work, stack, unpadded
 from calibox_server.parameters import Parameters
@@ -84,7 +84,7 @@ def test_the_reported_score_goes_through_the_score_map_and_the_others_do_not() -
 
 def test_no_detections_pass_through_the_same_lines() -> None:
     found = finish(rows([]), LETTERBOX, parameters(classes=frozenset({1})), MANIFEST)
-    answer = orjson.loads(detections_json(MANIFEST, [found], {"total": 1.0}))
+    answer = orjson.loads(DetectionsWriter(MANIFEST).write([found], {"total": 1.0}))
     assert answer["results"] == [{"width": 256, "height": 128, "detections": []}]
 
 
@@ -110,7 +110,7 @@ def test_a_single_image_is_not_copied_and_a_batch_keeps_each_ones_parameters() -
 def test_an_answer_carries_names_ids_three_scores_and_float32_digits() -> None:
     out = rows([1])
     found = finish(out, LETTERBOX, parameters(), MANIFEST)
-    text = detections_json(MANIFEST, [found], {"decode": 1.25, "total": 3.5})
+    text = DetectionsWriter(MANIFEST).write([found], {"decode": 1.25, "total": 3.5})
     answer = orjson.loads(text)
     (detection,) = answer["results"][0]["detections"]
     assert (answer["model"], answer["version"], answer["timing"]) == ("small", "1", {"decode": 1.25, "total": 3.5})
