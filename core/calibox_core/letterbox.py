@@ -4,12 +4,13 @@ scale = min(W/w, H/h), centred, the rest filled with a grey of 114, sizes rounde
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibox_core.boxes import Floats, clip_boxes
+from calibox_core.boxes import Floats
 from calibox_core.errors import InvalidParameterError
 
 PAD_VALUE = 114  # mid grey, the common choice of one-stage detectors
@@ -57,18 +58,33 @@ class Letterbox:
 
     def to_input(self, boxes: Floats) -> Floats:
         """Boxes ``[..., 4]`` of the image to letterboxed pixels."""
-        scale, offset = self._scale_and_offset(boxes.dtype)
+        scale, offset, _ = self._mapping(boxes.dtype)
         mapped: Floats = boxes * scale + offset
         return mapped
 
     def to_image(self, boxes: Floats) -> Floats:
         """Boxes ``[..., 4]`` in letterboxed pixels back to the image, clipped to it."""
-        scale, offset = self._scale_and_offset(boxes.dtype)
-        return clip_boxes((boxes - offset) / scale, width=self.width, height=self.height)
+        scale, offset, corner = self._mapping(boxes.dtype)
+        mapped: Floats = boxes - offset
+        mapped /= scale
+        # In place and by the functions themselves: boxes are few, and `clip` takes as long as all the rest.
+        np.maximum(mapped, 0, out=mapped)
+        return np.minimum(mapped, corner, out=mapped)
 
-    def _scale_and_offset(self, dtype: np.dtype[Any]) -> tuple[Floats, Floats]:
-        x, y = self.scaled_width / self.width, self.scaled_height / self.height
-        return np.array([x, y, x, y], dtype), np.array([self.left, self.top] * 2, dtype)
+    def _mapping(self, dtype: np.dtype[Any]) -> tuple[Floats, Floats, Floats]:
+        """Scale, offset and the image's lower right corner, each for x1, y1, x2, y2."""
+        return _mapping(self.width, self.height, self.scaled_width, self.scaled_height, self.left, self.top, dtype)
+
+
+@lru_cache(maxsize=256)  # images of one source have one size
+def _mapping(
+    width: int, height: int, scaled_width: int, scaled_height: int, left: int, top: int, dtype: np.dtype[Any]
+) -> tuple[Floats, Floats, Floats]:
+    scale, offset, corner = (scaled_width / width, scaled_height / height), (left, top), (width, height)
+    arrays = tuple(np.array(pair * 2, dtype) for pair in (scale, offset, corner))
+    for array in arrays:
+        array.flags.writeable = False  # they are shared
+    return arrays[0], arrays[1], arrays[2]
 
 
 def letterbox_into(slot: NDArray[np.uint8], image: NDArray[np.uint8], *, pad_value: int = PAD_VALUE) -> Letterbox:

@@ -5,16 +5,20 @@ import os
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from calibox_server.errors import ServiceError
+from calibox_server.queue import Reply
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+Call = Callable[[], object]
 
 
 async def in_background(work: Callable[[], T]) -> T:
@@ -35,14 +39,15 @@ async def in_background(work: Callable[[], T]) -> T:
 class Threads(Protocol):
     """Threads that run what they are given: ours, or an executor of the standard library."""
 
-    def submit(self, call: Callable[[], object], /) -> object:
+    def submit(self, call: Call, /) -> object:
         """Has one of them run it."""
 
 
 class Crew:
     """Threads that compute: an executor without the futures and locks that nobody here asks for.
 
-    On Linux they are of the kind ``SCHED_BATCH`` (sched(7)): woken, they do not push the event loop off its core.
+    The thread that became idle last is the next to begin: the caches of its core still hold the model. On Linux they
+    are of the kind ``SCHED_BATCH`` (sched(7)): woken, they do not push the event loop off its core.
 
     Args:
         count: threads.
@@ -50,40 +55,82 @@ class Crew:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._shift = _Shift()
         for i in range(count):
-            threading.Thread(target=_run_all, args=(self._calls,), name=f"{name}_{i}", daemon=True).start()
-        self.close = weakref.finalize(self, _send_home, self._calls, count)  # what runs ends, what waits never begins
+            threading.Thread(target=_run_all, args=(self._shift,), name=f"{name}_{i}", daemon=True).start()
+        self.close = weakref.finalize(self, self._shift.end)  # what runs ends, what waits never begins
 
-    def submit(self, call: Callable[[], object], /) -> None:
-        """Has the next free thread run it; it raises nothing."""
-        self._calls.put(call)
+    def submit(self, call: Call, /) -> None:
+        """Has a free thread run it, or the first that will be; it raises nothing."""
+        self._shift.hand_out(call)
 
 
-def _run_all(calls: "SimpleQueue[Callable[[], object] | None]") -> None:
+class _Shift:
+    """What a crew shares with its threads, which do not keep the crew itself alive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Call | None]] = []  # where idle threads listen, the last one last
+        self._waiting: deque[Call] = deque()  # only while no thread is idle
+        self._over = False
+
+    def hand_out(self, call: Call) -> None:
+        """Wakes a thread for it; while all have something to do, it waits."""
+        with self._lock:
+            if not self._idle:
+                self._waiting.append(call)
+                return
+            listening = self._idle.pop()
+        listening.put(call)
+
+    def next(self, listening: "SimpleQueue[Call | None]") -> Call | None:
+        """Waits for what a thread has to do; None once it is over."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._over:
+                return None
+            self._idle.append(listening)
+        return listening.get()
+
+    def end(self) -> None:
+        """Nothing more begins."""
+        with self._lock:
+            self._over = True
+            self._waiting.clear()
+            idle, self._idle = self._idle, []
+        for listening in idle:
+            listening.put(None)
+
+
+def _run_all(shift: _Shift) -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # where that is not allowed
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # 0: this thread
-    while (call := calls.get()) is not None:
+    listening: SimpleQueue[Call | None] = SimpleQueue()
+    while (call := shift.next(listening)) is not None:
         call()
         del call  # while the thread waits, it keeps nothing alive
 
 
-def _send_home(calls: "SimpleQueue[Callable[[], object] | None]", count: int) -> None:
-    with suppress(Empty):
-        while True:
-            calls.get_nowait()
-    for _ in range(count):
-        calls.put(None)
-
-
 def in_thread(pool: Threads, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
-    """As the event loop's `run_in_executor`, with half of its turns of the loop and locks: there is one per request.
+    """As the event loop's `run_in_executor`, with half of its turns of the loop and locks.
 
     Who cancels what is returned does not stop the work, only gets nothing of it.
     """
+    reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    reply_from_thread(reply, pool, work, *arguments)
+    return reply
+
+
+def reply_from_thread(reply: Reply[T], pool: Threads, work: Callable[..., T], *arguments: object) -> None:
+    """As `in_thread`, for a caller who is called on the event loop: a turn of it less, and there is one per request.
+
+    Args:
+        reply: the caller, never called before this returns.
+        pool, work, arguments: as `in_thread` takes them.
+    """
     loop = asyncio.get_running_loop()
-    reply: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
@@ -94,7 +141,6 @@ def in_thread(pool: Threads, work: Callable[..., T], *arguments: object) -> "asy
             _tell(loop, _succeed, reply, result)
 
     pool.submit(run)
-    return reply
 
 
 def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *arguments: object) -> None:
@@ -102,12 +148,12 @@ def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *argumen
         loop.call_soon_threadsafe(settle, *arguments)
 
 
-def _succeed(reply: "asyncio.Future[T]", result: T) -> None:
+def _succeed(reply: Reply[T], result: T) -> None:
     if not reply.done():
         reply.set_result(result)
 
 
-def _fail(reply: "asyncio.Future[Any]", error: BaseException) -> None:
+def _fail(reply: Reply[Any], error: BaseException) -> None:
     if not reply.done():
         reply.set_exception(error)
 

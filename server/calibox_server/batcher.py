@@ -6,9 +6,8 @@ Each admitted caller is answered exactly once, whatever happens to its batch, it
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from calibox_server.door import Door, Held
 from calibox_server.errors import ServiceError, stopped_early
@@ -24,7 +23,8 @@ class Batcher(Door[T, R]):
     """Gathers work into batches for a runner.
 
     Args:
-        run: one batch to as many results, in order. A ServiceError is told to the batch's callers as it is.
+        run: one batch to as many results, in order; calls its second argument on the event loop once it has them or
+            has failed, but not before it returns. A ServiceError is told to the batch's callers as it is.
         policy: when batches start.
         queue_size: pieces of work that may be admitted at once.
         reserved: how many of these places only the high priority may take.
@@ -35,7 +35,7 @@ class Batcher(Door[T, R]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        run: Callable[[Sequence[T], Reply[Sequence[R]]], None],
         policy: Policy,
         *,
         queue_size: int,
@@ -50,8 +50,10 @@ class Batcher(Door[T, R]):
         self._release = release
         self._clock = clock
         self._queue: Queue[T, R] = Queue(policy)
-        self._running: list[list[Entry[T, R]]] = []
+        self._running: list[_Run[T, R]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # one for all deadlines: setting one for each costs more
+        self._alarm_at = math.inf  # not later than the first of them
         self._guests = 0
         self._closed = False
 
@@ -93,7 +95,8 @@ class Batcher(Door[T, R]):
         except TimeoutError:
             pass
         self._closed = True
-        for entry in [*self._queue, *(e for batch in self._running for e in batch)]:
+        self._clear_alarm()  # it would keep what is closed alive
+        for entry in self._entries():
             _answer(entry, stopped_early())
         return not self._is_busy
 
@@ -121,10 +124,10 @@ class Batcher(Door[T, R]):
         if self._closed:
             self._release(work)
             raise stopped_early()
-        timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._expire, entry)
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline, now)
 
         def end() -> None:
-            timer.cancel()
             if not entry.taken:
                 self._queue.discard(entry)
                 self._release(work)
@@ -143,8 +146,30 @@ class Batcher(Door[T, R]):
             if reply.done() and not reply.cancelled():
                 reply.exception()  # seen, even if the caller was cancelled in the same moment
 
-    def _expire(self, entry: Entry[T, R]) -> None:
-        _answer(entry, waited_too_long(entry, self._clock()))
+    def _set_alarm(self, at: float, now: float) -> None:
+        self._clear_alarm()
+        self._alarm_at = at
+        self._alarm = asyncio.get_running_loop().call_later(max(MIN_WAIT, at - now), self._expire)
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = None, math.inf
+
+    def _expire(self) -> None:
+        """Answers those whose deadline passed, and sets the alarm for the first of the others."""
+        self._clear_alarm()
+        now = self._clock()
+        waiting = [entry for entry in self._entries() if not entry.reply.done()]
+        if later := [entry.deadline for entry in waiting if entry.deadline > now]:
+            self._set_alarm(min(later), now)
+        for entry in waiting:
+            if entry.deadline <= now:
+                _answer(entry, waited_too_long(entry, now))
+
+    def _entries(self) -> list[Entry[T, R]]:
+        """What waits and what runs."""
+        return [*self._queue, *(entry for run in self._running for entry in run.batch)]
 
     def _pump(self) -> None:
         """Starts what is due, and sets the timer for what will be."""
@@ -154,37 +179,26 @@ class Batcher(Door[T, R]):
             self._timer = None
         while (due := self._queue.due(len(self._running))) <= (now := self._clock()):
             if batch := self._queue.take(now):
-                self._running.append(batch)
-                self._start(batch, now)
+                self._start(_Run(batch, now, self._ended))
         if due < math.inf:
             self._timer = loop.call_later(max(MIN_WAIT, due - now), self._pump)
 
-    def _start(self, batch: list[Entry[T, R]], now: float) -> None:
-        results: asyncio.Future[Sequence[R]]
+    def _start(self, run: "_Run[T, R]") -> None:
+        self._running.append(run)
         try:
-            results = asyncio.ensure_future(self._run([entry.work for entry in batch]))
+            self._run([entry.work for entry in run.batch], run)
         except Exception as error:  # it could not even begin
-            results = asyncio.get_running_loop().create_future()
-            results.set_exception(error)
-        results.add_done_callback(partial(self._ended, batch, now))
+            asyncio.get_running_loop().call_soon(run.set_exception, error)
 
-    def _ended(self, batch: list[Entry[T, R]], started: float, ended: "asyncio.Future[Sequence[R]]") -> None:
-        self._running.remove(batch)
+    def _ended(self, run: "_Run[T, R]", results: Sequence[R], failure: BaseException | None) -> None:
+        batch = run.batch
+        self._running.remove(run)
         self._progress.set()
         for entry in batch:
             self._release(entry.work)
         self._pump()  # first: the engine does not wait until these callers have dealt with their answers
-        if not ended.cancelled() and ended.exception() is None:
-            self._note_pace((self._clock() - started) / len(batch))
-        self._answer_all(batch, ended)
-
-    @staticmethod
-    def _answer_all(batch: list[Entry[T, R]], ended: "asyncio.Future[Sequence[R]]") -> None:
-        failure: BaseException | None
-        if ended.cancelled():
-            failure = RuntimeError("the batch was given up")
-        elif (failure := ended.exception()) is None:
-            results = ended.result()
+        if failure is None:
+            self._note_pace((self._clock() - run.begun) / len(batch))
             if len(results) == len(batch):
                 for entry, result in zip(batch, results, strict=True):
                     if not entry.reply.done():
@@ -193,6 +207,37 @@ class Batcher(Door[T, R]):
             failure = RuntimeError(f"{len(results)} results for {len(batch)} images")
         for entry in batch:
             _answer(entry, failure if isinstance(failure, ServiceError) else _engine_failed(failure))
+
+
+class _Run(Generic[T, R]):
+    """A batch that runs; itself told how that ended, as a future is."""
+
+    __slots__ = ("_over", "_then", "batch", "begun")
+
+    def __init__(
+        self,
+        batch: list[Entry[T, R]],
+        begun: float,
+        then: Callable[["_Run[T, R]", Sequence[R], BaseException | None], None],
+    ) -> None:
+        self.batch = batch
+        self.begun = begun
+        self._then = then
+        self._over = False
+
+    def done(self) -> bool:
+        """As a future's."""
+        return self._over
+
+    def set_result(self, results: Sequence[R], /) -> None:
+        """As a future's."""
+        self._over = True
+        self._then(self, results, None)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """As a future's."""
+        self._over = True
+        self._then(self, (), exception)
 
 
 def _answer(entry: Entry[T, R], error: ServiceError) -> None:

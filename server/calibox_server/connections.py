@@ -25,7 +25,7 @@ from calibox_server.errors import (
 )
 from calibox_server.joined import Joined
 from calibox_server.options import Options
-from calibox_server.server_timing import server_timing
+from calibox_server.server_timing import in_ms, server_timing
 from calibox_server.trace_context import new_request_id
 
 log = structlog.get_logger()
@@ -221,6 +221,16 @@ class Connection(HttpToolsProtocol):
             self._exchange.complete()
         self._in_body, self._since = False, self.loop.time()
 
+    def on_response_complete(self) -> None:
+        """A request was answered. What is idle then is closed by `sweep`: a timer for each answer costs more."""
+        self._since = self.loop.time()
+        if self._exchange is None or self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
     @property
     def exchanging(self) -> Exchange | None:
         """The exchange that has no answer yet."""
@@ -269,7 +279,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether it waits for a request, and uvicorn's own timer does not watch: never used, or refused early."""
+        """Whether it waits for a request, and uvicorn's own timer does not watch."""
         return self.cycle is None or (self.cycle.response_complete and self.timeout_keep_alive_task is None)
 
     def _sweep_body(self, now: float, waited: float) -> None:
@@ -339,7 +349,7 @@ def _answer(error: ServiceError, seconds: float) -> bytes:
         "content-length": str(len(body)),
         "connection": "close",
         "x-request-id": request_id,
-        "server-timing": server_timing({"total": round(seconds * 1e3, 3)}),
+        "server-timing": server_timing({"total": in_ms(seconds)}),
         **{name.lower(): value for name, value in error.headers.items()},
     }
     lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", *(f"{n}: {v}" for n, v in headers.items())]

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from calibox_server.background import Crew, in_thread
+from calibox_server.background import Crew, reply_from_thread
 from calibox_server.engine import CandidateEngine, CandidateOutput, Closable, Engine, EngineInput, EngineOutput
 from calibox_server.errors import DeadlineError
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
+from calibox_server.queue import Reply
 from calibox_server.slots import Slot
 
 clock = time.monotonic  # the one clock of deadlines and stage times, in seconds
@@ -37,8 +39,7 @@ class Work:
         """Puts the pixels into ``slot``, where they do not lie there yet; called in the engine's thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawDetections:
+class RawDetections(NamedTuple):
     """One image's rows of the engine's output, padding cut off, with the times of its batch."""
 
     rows: EngineOutput
@@ -69,9 +70,9 @@ class EngineRunner:
         """Seconds since the oldest of the runs that go on began; 0 where none does."""
         return max((clock() - began for began in list(self._running.values())), default=0.0)
 
-    def run(self, batch: Sequence[Work]) -> "asyncio.Future[list[RawDetections]]":
-        """One batch to as many results, in order."""
-        return in_thread(self._threads, self._run_timed, batch)
+    def run(self, batch: Sequence[Work], reply: Reply[Sequence[RawDetections]]) -> None:
+        """One batch to as many results, in order, as a `Batcher` has its runner called."""
+        reply_from_thread(reply, self._threads, self._run_timed, batch)
 
     async def close(self, *, idle: bool) -> None:
         """Ends the threads, and the engine itself where it wants to be closed and nothing runs in it (``idle``)."""
@@ -79,7 +80,7 @@ class EngineRunner:
         if idle and isinstance(self._engine, Closable):
             await asyncio.to_thread(self._engine.close)
 
-    def _run_timed(self, batch: Sequence[Work]) -> list[RawDetections]:
+    def _run_timed(self, batch: Sequence[Work]) -> Sequence[RawDetections]:
         thread = threading.get_ident()
         self._running[thread] = clock()
         try:

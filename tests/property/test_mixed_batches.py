@@ -28,6 +28,7 @@ from calibox_server.requests import ImagePart
 from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S, GatedEngine
 from tests.support.pictures import encoded, picture
+from tests.support.runners import in_task
 
 MAX_BATCH = 8
 PICTURES = (
@@ -170,7 +171,7 @@ class Stage:
         self.policy = Policy(max_batch=max_batch, max_delay=0, instances=instances, in_flight=instances)
         self.queue_size = queue_size
         self.batcher: Batcher[int, int] = Batcher(
-            self.run, self.policy, queue_size=queue_size, release=self.released.append, clock=lambda: self.now
+            in_task(self.run), self.policy, queue_size=queue_size, release=self.released.append, clock=lambda: self.now
         )
 
     async def run(self, batch: Sequence[int]) -> list[int]:

@@ -91,6 +91,30 @@ def test_a_crew_runs_as_many_calls_at_once_as_it_has_threads_and_in_order() -> N
     assert _gone("walker")
 
 
+def test_the_thread_that_became_idle_last_begins_next() -> None:
+    crew, both = Crew(2, "pair"), threading.Barrier(3)
+    names, gates = SimpleQueue[str](), [threading.Event(), threading.Event()]
+
+    def first(gate: threading.Event) -> None:
+        both.wait(PATIENCE_S)
+        gate.wait(PATIENCE_S)
+        names.put(threading.current_thread().name)
+
+    for gate in gates:
+        crew.submit(lambda gate=gate: first(gate))  # type: ignore[misc]
+    both.wait(PATIENCE_S)
+    gates[0].set()
+    names.get(timeout=PATIENCE_S)
+    time.sleep(0.05)  # until it listens again
+    gates[1].set()
+    last = names.get(timeout=PATIENCE_S)
+    for _ in range(5):
+        time.sleep(0.05)
+        crew.submit(lambda: names.put(threading.current_thread().name))
+        assert names.get(timeout=PATIENCE_S) == last
+    crew.close()
+
+
 def test_a_crew_that_is_sent_home_ends_what_runs_and_begins_nothing_more() -> None:
     crew, begun, held, ran = Crew(1, "crew"), threading.Event(), threading.Event(), []
     crew.submit(lambda: (begun.set(), held.wait(PATIENCE_S), ran.append("first")))

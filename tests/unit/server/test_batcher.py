@@ -1,6 +1,8 @@
 """The batcher with a runner that the test controls: every caller is answered exactly once, whatever happens."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from calibox_server.batcher import Batcher
 from calibox_server.errors import DeadlineError, OverloadedError, ServiceError, StoppingError
 from calibox_server.queue import Policy, Priority
+from tests.support.runners import in_task
 
 LATER = 1e9  # a deadline that never comes
 MATES = 4
@@ -56,7 +59,7 @@ class Bench:
         self.released: list[int] = []
         policy = Policy(max_batch=max_batch, max_delay=0.001, instances=instances, in_flight=in_flight)
         self.batcher: Batcher[int, int] = Batcher(
-            self.runner, policy, queue_size=queue_size, reserved=reserved, release=self.released.append
+            in_task(self.runner), policy, queue_size=queue_size, reserved=reserved, release=self.released.append
         )
 
     async def ask(self, work: int, *, deadline: float = LATER, priority: Priority = Priority.NORMAL) -> int:
@@ -273,6 +276,42 @@ def test_a_deadline_that_passes_in_the_engine_ends_the_wait_and_the_mates_stay()
         bench.runner.let_go()
         assert await patient == 20
         assert sorted(bench.released) == [0, 1, 2]
+
+    run(scenario)
+
+
+def test_each_of_many_deadlines_is_told_in_its_turn_whatever_the_order_they_came_in() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.runner.hold()
+        plug = bench.call(0)
+        await settle()
+        start, ended = asyncio.get_running_loop().time(), dict[int, float]()
+        after = [0.09, 0.03, 0.06, 0.03, 0.12]
+
+        async def ask(work: int, seconds: float) -> None:
+            assert await outcome(bench.ask(work, deadline=start + seconds)) is DeadlineError
+            ended[work] = asyncio.get_running_loop().time() - start
+
+        await asyncio.gather(*(ask(i + 1, seconds) for i, seconds in enumerate(after)))
+        assert sorted(ended, key=lambda work: ended[work]) == [2, 4, 3, 1, 5]
+        assert all(ended[i + 1] >= seconds for i, seconds in enumerate(after))
+        assert sorted(bench.released) == [1, 2, 3, 4, 5]
+        bench.runner.let_go()
+        assert await plug == 0
+
+    run(scenario)
+
+
+def test_a_closed_batcher_is_free_at_once_though_deadlines_were_far() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        assert await bench.ask(1, deadline=asyncio.get_running_loop().time() + 3600) == 10
+        await bench.batcher.close(1)
+        watched = weakref.ref(bench.batcher)
+        del bench
+        gc.collect()
+        assert watched() is None
 
     run(scenario)
 

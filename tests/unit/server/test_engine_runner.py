@@ -1,13 +1,14 @@
 """How long a run of the engine has been going on, which tells of one that hangs."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from calibox_core.bundle import read_bundle
 from calibox_core.fusion import Exponents
-from calibox_server.engine_runner import EngineRunner, Work, clock
+from calibox_server.engine_runner import EngineRunner, RawDetections, Work, clock
 from calibox_server.metrics import Metrics
 from calibox_server.parameters import Parameters
 from tests.support.bundles import make_tiny_bundle
@@ -25,7 +26,8 @@ def test_a_run_is_told_of_from_its_beginning_to_its_end(tmp_path: Path) -> None:
         engine.gate.clear()
         work = Work(np.zeros((96, 128, 3), np.uint8), PARAMETERS, 0, clock())
         before = clock()
-        running = runner.run([work])
+        running: asyncio.Future[Sequence[RawDetections]] = asyncio.get_running_loop().create_future()
+        runner.run([work], running)
         await asyncio.to_thread(engine.wait_for_run)
         first = runner.longest_run
         assert 0 < first <= clock() - before

@@ -13,6 +13,7 @@ from calibox_server.batcher import Batcher
 from calibox_server.errors import DeadlineError, OverloadedError, ServiceError, StoppingError
 from calibox_server.queue import Policy, Priority
 from calibox_server.soon import Soon
+from tests.support.runners import in_task
 
 LATER = 1e9  # a deadline that never comes
 
@@ -47,7 +48,7 @@ class Bench:
         self.ran: list[int] = []
         self.released: list[int] = []
         self.batcher: Batcher[Any, Any] = Batcher(
-            self._run,
+            in_task(self._run),
             Policy(max_batch=1, max_delay=0, instances=1, in_flight=1),
             queue_size=2,
             release=lambda job: self.released.append(job.number),
