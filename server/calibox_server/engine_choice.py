@@ -77,6 +77,7 @@ class EngineOpener:
             built=built,
             instances=asked.engine_instances,
             intra_op_threads=asked.intra_op_threads,
+            lone_threads=asked.lone_threads or 0,
             max_batch=asked.max_batch,
         )
         try:

@@ -23,6 +23,7 @@ class EngineLine(Batcher[Work, RawDetections]):
         manifest, engine: the model, already warmed up.
         policy, queue_size, reserved, held: of the batcher.
         metrics: of this model.
+        busy: as `EngineRunner` takes it.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class EngineLine(Batcher[Work, RawDetections]):
         reserved: int = 0,
         metrics: ModelMetrics,
         held: Held | None = None,
+        busy: set[int] | None = None,
     ) -> None:
-        self._runner = EngineRunner(engine, metrics, manifest.name)
+        self._runner = EngineRunner(engine, metrics, manifest.name, busy)
         size = manifest.input
         # Free slots that are worth keeping: what the engine holds, and as much again on its way there.
         slots = SlotPool(height=size.height, width=size.width, keep=2 * engine.in_flight * policy.max_batch)

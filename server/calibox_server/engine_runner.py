@@ -16,6 +16,7 @@ import numpy as np
 from calibox_server.background import Crew, reply_from_thread
 from calibox_server.engine import CandidateEngine, CandidateOutput, Closable, Engine, EngineInput, EngineOutput
 from calibox_server.errors import DeadlineError
+from calibox_server.lone import runner_alone
 from calibox_server.metrics import ModelMetrics
 from calibox_server.parameters import Parameters
 from calibox_server.queue import Reply
@@ -57,10 +58,13 @@ class EngineRunner:
         engine: as many threads as it takes runs at once.
         metrics: of the model.
         name: of the threads.
+        busy: the threads of all models that run a batch now; a set of its own when None.
     """
 
-    def __init__(self, engine: Engine, metrics: ModelMetrics, name: str) -> None:
+    def __init__(self, engine: Engine, metrics: ModelMetrics, name: str, busy: set[int] | None = None) -> None:
         self._engine = engine
+        self._run_alone = runner_alone(engine)
+        self._busy = set() if busy is None else busy
         self._metrics = metrics
         self._threads = Crew(engine.in_flight, f"engine-{name}")
         self._running: dict[int, float] = {}  # when the run of each thread began
@@ -82,13 +86,16 @@ class EngineRunner:
 
     def _run_timed(self, batch: Sequence[Work]) -> Sequence[RawDetections]:
         thread = threading.get_ident()
+        alone = not self._busy
+        self._busy.add(thread)
         self._running[thread] = clock()
         try:
-            return self._run_here(batch)
+            return self._run_here(batch, alone)
         finally:
             del self._running[thread]
+            self._busy.discard(thread)
 
-    def _run_here(self, batch: Sequence[Work]) -> list[RawDetections]:
+    def _run_here(self, batch: Sequence[Work], alone: bool) -> list[RawDetections]:
         started = clock()
         if all(work.unwanted for work in batch):  # they were handed over ahead, and left since
             raise DeadlineError("nobody waits for this batch")
@@ -96,7 +103,7 @@ class EngineRunner:
             work.decode()
         decoded = clock()
         self._metrics.batch_size.observe(len(batch))
-        out, found = self._run_engine(batch)
+        out, found = self._run_engine(batch, alone and len(self._busy) == 1)
         engine = clock() - decoded
         return [
             RawDetections(
@@ -110,10 +117,12 @@ class EngineRunner:
             for i, work in enumerate(batch)
         ]
 
-    def _run_engine(self, batch: Sequence[Work]) -> tuple[EngineOutput, CandidateOutput | None]:
+    def _run_engine(self, batch: Sequence[Work], alone: bool) -> tuple[EngineOutput, CandidateOutput | None]:
         """Candidates are fetched for the whole batch when one of its images wants them."""
         if any(work.candidates for work in batch) and isinstance(self._engine, CandidateEngine):
             return self._engine.run_with_candidates(stack(batch))
+        if alone and self._run_alone is not None:
+            return self._run_alone(stack(batch)), None
         return self._engine.run(stack(batch)), None
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from calibox_core.engines import BuiltEngine, EngineError
 from calibox_core.errors import BundleError
 from calibox_core.graph_contract import Signature, graph_contract
 from calibox_core.manifest import Manifest
-from calibox_server.engine import CandidateOutput, EngineInput, FetchedByName, example_batch
+from calibox_server.engine import CandidateOutput, EngineInput, EngineOutput, FetchedByName, example_batch
 from calibox_server.onnxruntime_provider import ProviderName, bucket_sizes, check_placed, placement
 
 
@@ -26,6 +28,8 @@ class OnnxRuntimeEngine(FetchedByName):
         provider: on what.
         instances: runs side by side. They share one session, hence one copy of the weights.
         intra_op_threads: threads inside each run on the CPU.
+        lone_threads: threads inside a run on the CPU that goes on alone; it gets a session of its own where these are
+            more than ``intra_op_threads``.
         max_batch: most images in one run; None for the provider's default.
 
     Raises:
@@ -41,6 +45,7 @@ class OnnxRuntimeEngine(FetchedByName):
         provider: ProviderName = "cpu",
         instances: int = 1,
         intra_op_threads: int = 1,
+        lone_threads: int = 0,
         max_batch: int | None = None,
     ) -> None:
         import onnxruntime as ort
@@ -48,17 +53,12 @@ class OnnxRuntimeEngine(FetchedByName):
         place = placement(provider, ort.get_available_providers(), bundle.manifest, max_batch)
         if built is not None:
             check_needs(built, [name for name, _ in place.providers])
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
-        options.inter_op_num_threads = 1  # detectors are one long chain; nothing to run beside it
-        # Waiting threads that spin take the cores that decode and serve.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors; warnings are about graph details that no operator can change
         path = bundle.model_path if built is None else built.folder / MODEL_FILE
-        try:
-            self._session = ort.InferenceSession(path, options, providers=list(place.providers))
-        except Exception as error:  # the runtime's own types vary from version to version
-            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+        self._open = partial(_open, path, place.providers)
+        self._session = self._open(intra_op_threads)
+        self._lone: Any = None  # the session of runs that go on alone
+        self.lone_threads = 0
+        self._manifest = bundle.manifest
         check_placed(place, self._session.get_providers())
         check_contract(
             {i.name: _signature(i) for i in self._session.get_inputs()},
@@ -76,13 +76,52 @@ class OnnxRuntimeEngine(FetchedByName):
         self._buckets = bucket_sizes(self.max_batch) if place.buckets else ()
         for size in self._buckets:
             self.run(example_batch(bundle.manifest, size))
+        if self.on_cpu and lone_threads > intra_op_threads:
+            self.open_lone(lone_threads)
+
+    def open_lone(self, threads: int) -> None:
+        """As `LoneEngine.open_lone`.
+
+        Raises:
+            BundleError: the file cannot be loaded any more.
+        """
+        self._lone, self.lone_threads = self._open(threads), threads
+        self.run_alone(example_batch(self._manifest, 1))
+
+    def close_lone(self) -> None:
+        """As `LoneEngine.close_lone`."""
+        self._lone, self.lone_threads = None, 0
+
+    def run_alone(self, batch: EngineInput) -> EngineOutput:
+        """As `LoneEngine.run_alone`."""
+        return EngineOutput(*self._lone.run(EngineOutput._fields, _feeds(batch)))
 
     def _fetch(self, batch: EngineInput, names: Sequence[str]) -> list[NDArray[Any]]:
         count = len(batch.images)
-        feeds = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        feeds = _feeds(batch)
         if count not in self._buckets and self._buckets:
             feeds = _filled_up(feeds, next(size for size in self._buckets if size > count))
         return [array[:count] for array in self._session.run(names, feeds)]
+
+
+def _open(path: Path, providers: Sequence[Any], threads: int) -> Any:
+    """A session whose runs have so many threads each."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1  # detectors are one long chain; nothing to run beside it
+    # Waiting threads that spin take the cores that decode and serve.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; warnings are about graph details that no operator can change
+    try:
+        return ort.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:  # the runtime's own types vary from version to version
+        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+
+
+def _feeds(batch: EngineInput) -> dict[str, NDArray[Any]]:
+    return {field.name: getattr(batch, field.name) for field in fields(batch)}
 
 
 def _filled_up(feeds: dict[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:

@@ -168,13 +168,20 @@ class Options(RequestOptions):
     )
     tune: bool = Field(
         default=True,
-        description="At the first start of a model on the CPU, measure how many runs side by side, threads in each and "
-        "images per batch are quickest, where these are not set; kept for later starts.",
+        description="At the first start of a model on the CPU, measure how many runs side by side, threads in each, "
+        "images per batch and threads of a lone run are quickest, where these are not set; kept for later starts.",
     )
     tune_s: float = Field(
         default=3.0, gt=0, le=3600, description="Most seconds that one start spends on that, all models together."
     )
     intra_op_threads: int = Field(default=1, ge=1, le=1024, description="Threads inside one run of the CPU engine.")
+    lone_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads inside a run of ONNX Runtime on the CPU that goes on alone; 1: as always. Default: all "
+        "cores, where that is measured to be quicker.",
+    )
     decode_threads: int | None = Field(
         default=None, ge=1, le=1024, description="Threads that decode and letterbox images. Default: one per core."
     )

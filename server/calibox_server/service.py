@@ -102,6 +102,7 @@ class Service:
         prepare_decoders()
         metrics = Metrics(score_histograms=settings.score_histograms)
         memory = MemoryMeter(open_engine or (TunedOpener if settings.tune else EngineOpener)(settings))
+        busy: set[int] = set()
         decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
 
         def make_pipeline(manifest: Manifest, engine: Engine) -> Pipeline:
@@ -121,6 +122,7 @@ class Service:
                 reserved=settings.reserved_places,
                 metrics=counted,
                 held=make_held(),
+                busy=busy,
             )
             pipeline = pipeline_for(settings, manifest, engine, line, decoders, counted)
             counted.watch_memory(pipeline, grown)

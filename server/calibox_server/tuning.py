@@ -22,6 +22,7 @@ from calibox_server.choice_cache import ChoiceCache, default_cache
 from calibox_server.engine import Closable, Engine, runs_on_cpu
 from calibox_server.engine_choice import Choice, EngineOpener, best, images_per_second
 from calibox_server.heap import trim
+from calibox_server.lone_choice import LoneOpener
 from calibox_server.options import available_cores
 from calibox_server.other_load import MOST, OtherLoad
 from calibox_server.settings import Settings
@@ -138,24 +139,31 @@ class TunedOpener:
         self._rate = rate
         self._shapes = candidates(settings, cores or available_cores())
         self._budget = budget or Budget(settings.tune_s)
+        self._open_lone = LoneOpener(self._cache, cores or available_cores(), self._budget.left)
 
     def __call__(self, bundle: Bundle) -> Engine:
         """The engine of a bundle."""
+        engine, shape = self._shaped(bundle)
+        if self._settings.lone_threads is None:
+            self._open_lone(bundle, engine, shape.threads)
+        return engine
+
+    def _shaped(self, bundle: Bundle) -> tuple[Engine, Shape]:
         usual, built = self._opener(self._settings).choose(bundle)
         if len(self._shapes) == 1 or not runs_on_cpu(usual):
-            return usual
+            return usual, self._shapes[0]
         names = list(map(str, self._shapes))
         key = ("shape", bundle.manifest.files[MODEL_FILE], usual.name)
         known = self._cache.read(key, names)
         if known is None and self._budget.left() <= 0:
-            return usual
+            return usual, self._shapes[0]
         start, others = time.monotonic(), OtherLoad()
         rates = known or {**dict.fromkeys(names, 0.0), **self._measured(bundle, built, usual)}
         if known is None:
             trim()  # of what the others left, nothing should count as this model's
             if (taken := others.share()) > MOST:
                 log.info("shape_not_chosen", model=bundle.manifest.name, reason=f"others took {taken:.0%} of the cores")
-                return usual
+                return usual, self._shapes[0]
             self._cache.write(key, rates)
         chosen = best(rates, first=names[0], clearly=CLEARLY_FASTER)
         log.info(
@@ -167,9 +175,10 @@ class TunedOpener:
             seconds=round(time.monotonic() - start, 1),
         )
         if chosen == names[0]:
-            return usual
+            return usual, self._shapes[0]
         _close(usual)
-        return self._open(self._shapes[names.index(chosen)], bundle, built)
+        shape = self._shapes[names.index(chosen)]
+        return self._open(shape, bundle, built), shape
 
     def _measured(self, bundle: Bundle, built: BuiltEngine | None, usual: Engine) -> dict[str, float]:
         """Images per second of the usual shape, of the others with its batch, and of other batches of the quickest."""
