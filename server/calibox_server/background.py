@@ -69,7 +69,7 @@ class _Shift:
     """What a crew shares with its threads, which do not keep the crew itself alive."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a crew while one of its own threads has it
         self._idle: list[SimpleQueue[Call | None]] = []  # where idle threads listen, the last one last
         self._waiting: deque[Call] = deque()  # only while no thread is idle
         self._over = False
@@ -88,9 +88,9 @@ class _Shift:
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
-            if self._over:
-                return None
             self._idle.append(listening)
+            if self._over:
+                listening.put(None)
         return listening.get()
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from itertools import chain
 from typing import Any, Protocol
 
 import orjson
@@ -192,7 +193,8 @@ class Connection(HttpToolsProtocol):
             )
         elif (
             len(self.headers) > self._limits.header_count
-            or sum(len(name) + len(value) + _LINE_OVERHEAD for name, value in self.headers) > self._limits.headers
+            or sum(map(len, chain.from_iterable(self.headers))) + _LINE_OVERHEAD * len(self.headers)
+            > self._limits.headers
         ):
             self._refusal = self._headers_too_large()
         if self._refusal is not None:

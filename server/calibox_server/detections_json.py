@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from calibox_core.manifest import Manifest
 from calibox_server.detections import ImageDetections
@@ -14,8 +13,8 @@ from calibox_server.detections import ImageDetections
 class DetectionsWriter:
     """Writes answers of one model.
 
-    Each column of an image is written at once and cut between its values: a document of rows, made for the encoder to
-    walk, costs twice as much.
+    The columns of an image are written at once and cut between their values: a document of rows, made for the encoder
+    to walk, costs twice as much.
 
     Args:
         manifest: of the model.
@@ -44,23 +43,15 @@ class DetectionsWriter:
         if not len(image.labels):
             return "[]"
         classes = self._classes
-        rows = zip(
-            _text(image.boxes)[2:-2].split("],["),
-            image.labels.tolist(),
-            _values(image.scores),
-            _values(image.classification_scores),
-            _values(image.localization_scores),
-            strict=True,
-        )
+        boxes, _, scores = _text(
+            [image.boxes, image.scores, image.classification_scores, image.localization_scores]
+        ).partition("]],[")  # [[[x1,y1,x2,y2],[...]],[score,...],[p,...],[q,...]]
+        columns = [column.split(",") for column in scores[:-2].split("],[")]
         texts = [
             f'{{"box":[{box}],{classes[label]},"score":{score},"classification_score":{p},"localization_score":{q}}}'
-            for box, label, score, p, q in rows
+            for box, label, score, p, q in zip(boxes[3:].split("],["), image.labels.tolist(), *columns, strict=True)
         ]
         return f"[{','.join(texts)}]"
-
-
-def _values(column: NDArray[np.float32]) -> list[str]:
-    return _text(column)[1:-1].split(",")
 
 
 def _text(value: Any) -> str:
