@@ -1,6 +1,5 @@
 """First stage: the server's answers under the ranking that is chosen."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from calibox_client.evaluation.served import class_warning, find_served
 from calibox_client.evaluation.sweep import Halves, Point, fusion_name
 from calibox_client.evaluation.sweeping import Live, Sweeping, live_of, rank_all
 from calibox_client.evaluation.work import WorkItem, hash_of_images
+from calibox_client.interruptible import run_interruptible
 from calibox_core.bundle import Bundle
 from calibox_core.manifest import Manifest
 from calibox_core.operating_point import FusionChoice
@@ -103,7 +103,7 @@ def _check_served(address: str, bundle: Bundle, asked: Calibration, connect: Con
         return served.files
 
     try:
-        files = asyncio.run(find())
+        files = run_interruptible(find())
     except ValueError as error:  # no address
         raise CalibrationError(str(error)) from error
     if files != bundle.manifest.files:

@@ -120,15 +120,14 @@ def _measure(
     seconds: float,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    import asyncio
-
     from calibox_client.bench.loops import closed_loop, open_loop
     from calibox_client.bench.summary import summary_of
+    from calibox_client.interruptible import run_interruptible
 
     options = {name: value for name, value in load.items() if name != "mode"}
     loop = open_loop if load["mode"] == "open" else closed_loop
     try:
-        tally = asyncio.run(loop(target, requests, **options, warm_up=warm_up, seconds=seconds))
+        tally = run_interruptible(loop(target, requests, **options, warm_up=warm_up, seconds=seconds))
     except TimeoutError as error:
         raise ServerAwayError("the server still owes answers a minute after the last request") from error
     except ExceptionGroup as errors:

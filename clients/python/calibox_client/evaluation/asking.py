@@ -11,6 +11,7 @@ from calibox_client.evaluation.errors import EvaluationError
 from calibox_client.evaluation.journal import Answer, Journal, Kept
 from calibox_client.evaluation.raw_scores import RawScoresClient
 from calibox_client.evaluation.work import WorkItem
+from calibox_client.interruptible import run_interruptible
 from calibox_client.progress import progress_bar
 from calibox_client.results import Detections
 from calibox_client.retries import RetryPolicy
@@ -60,7 +61,7 @@ class Asker:
             EvaluationError: the first failure; answers so far are kept.
         """
         try:
-            return asyncio.run(self._collect(what, work, journal, ask))
+            return run_interruptible(self._collect(what, work, journal, ask))
         except EvaluationError as error:
             kept = sum(item.image_id in journal.answers for item in work)
             raise EvaluationError(

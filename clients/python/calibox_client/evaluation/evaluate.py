@@ -1,6 +1,5 @@
 """All stages of an evaluation in their order."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from calibox_client.evaluation.served import Served, class_warning, find_served
 from calibox_client.evaluation.source import Source
 from calibox_client.evaluation.sweeping import Sweeping, check_can_sweep, run_sweep
 from calibox_client.evaluation.work import WorkItem, hash_of_images, read_work
+from calibox_client.interruptible import run_interruptible
 from calibox_client.offline import Offline
 
 _COCO_DETECTIONS = 100  # COCO's AP is over the best 100 per image
@@ -69,7 +69,7 @@ def run_evaluation(evaluation: Evaluation, connect: Connect = RawScoresClient) -
     work = read_work(annotations, evaluation.source.images, evaluation.half)
     asker = Asker(evaluation.server, connect, evaluation.concurrency)
     offline = evaluation.offline
-    served = served_by(offline.bundle) if offline else asyncio.run(_find_served(evaluation, connect))
+    served = served_by(offline.bundle) if offline else run_interruptible(_find_served(evaluation, connect))
     if (warning := class_warning(served, annotations)) is not None:
         typer.secho(warning, err=True, fg=typer.colors.YELLOW)
     parameters = _parameters(evaluation, served)
