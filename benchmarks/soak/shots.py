@@ -61,6 +61,7 @@ class Gun:
     connections: set[Connection] = field(default_factory=set)
     left: int = 0  # shots that were not answered
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _unread: list[tuple[Shot, Answer]] = field(default_factory=list)  # afterwards: the server has the same cores
 
     async def open_loop(self, rate: float, seconds: float, *, seed: int, held: float) -> tuple[list[Shot], float]:
         """Poisson arrivals at ``rate`` per second; returns when all are answered, or lost.
@@ -77,15 +78,15 @@ class Gun:
         arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.5) + 10))
         arrivals = arrivals[arrivals < seconds]
         waits = rng.random(len(arrivals)) < held
-        started, fired = perf_counter() + 0.05, []
+        loop, fired = asyncio.get_running_loop(), []
+        started = perf_counter() + 0.05 + 2e-5 * len(arrivals)
         for due, wait in zip((arrivals + started).tolist(), waits.tolist(), strict=True):
-            if (pause := due - perf_counter()) > 0:
-                await asyncio.sleep(pause)
             shot = self._shot(due, held=wait)
             fired.append(shot)
-            self._fire(shot)
+            loop.call_later(due - perf_counter(), self._fire, shot)  # a task that sleeps in between costs more
         await self._wait(max(0.0, started + seconds - perf_counter()))
         await self._settle()
+        self._read_answers()
         return fired, started
 
     async def closed_loop(self, concurrency: int, seconds: float) -> tuple[list[Shot], float]:
@@ -105,6 +106,7 @@ class Gun:
             connection.close()
 
         await asyncio.gather(*(ask_on() for _ in range(concurrency)))
+        self._read_answers()
         return fired, started
 
     def _shot(self, due: float, *, held: bool) -> Shot:
@@ -157,11 +159,18 @@ class Gun:
     def _answered(self, shot: Shot, connection: Connection, then: "partial[None]", answer: Answer | None) -> None:
         self.left -= 1
         if answer is not None:
-            _note(shot, answer)
+            shot.answers += 1
+            shot.status, shot.began, shot.ended = answer.status, answer.began, answer.ended
+            self._unread.append((shot, answer))
         if shot.held and not shot.body_sent and connection.open:  # free only once its body has gone
             asyncio.get_running_loop().call_later(HOLD_S * 1.5, then)
         else:
             then()
+
+    def _read_answers(self) -> None:
+        for shot, answer in self._unread:
+            _read(shot, answer)
+        self._unread.clear()
 
     def _free(self, connection: Connection) -> None:
         if connection.open:
@@ -195,9 +204,7 @@ def _resolve(done: "asyncio.Future[None]") -> None:
         done.set_result(None)
 
 
-def _note(shot: Shot, answer: Answer) -> None:
-    shot.answers += 1
-    shot.status, shot.began, shot.ended = answer.status, answer.began, answer.ended
+def _read(shot: Shot, answer: Answer) -> None:
     own = answer.header("x-request-id") == shot.request_id
     shot.right = own and (answer.status != OK or answer.body.startswith(shot.asked.right))
     total = answer.header("server-timing").partition("total;dur=")[2]

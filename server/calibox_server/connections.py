@@ -90,6 +90,9 @@ class Exchange(Protocol):
 
     response_complete: bool
 
+    def start(self) -> None:
+        """It is the connection's from now on; the caller may be answered before this returns."""
+
     def leave(self) -> None:
         """The client left before it was answered."""
 
@@ -107,7 +110,7 @@ class Exchange(Protocol):
 
 
 class Begin(Protocol):
-    """Begins an exchange."""
+    """Makes an exchange."""
 
     def __call__(self, connection: "Connection", /) -> Exchange | None:
         """Of the request whose head was read; None where it is the application's."""
@@ -203,6 +206,7 @@ class Connection(HttpToolsProtocol):
             self._exchange = self._begin(self)
         if self._exchange is not None:
             self.cycle = self._begun = self._exchange  # type: ignore[assignment]
+            self._exchange.start()
             return
         super().on_headers_complete()
         if self.cycle is not None:
@@ -347,7 +351,7 @@ def _answer(error: ServiceError, seconds: float) -> bytes:
     request_id = new_request_id()
     body = orjson.dumps(errors.problem(error, request_id))
     headers = {
-        "content-type": "application/problem+json",
+        "content-type": errors.PROBLEM_TYPE,
         "content-length": str(len(body)),
         "connection": "close",
         "x-request-id": request_id,

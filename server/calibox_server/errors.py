@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from calibox_core.errors import CaliboxError
 
+PROBLEM_TYPE = "application/problem+json"  # RFC 9457, the content type of `problem`
+
 
 class ServiceError(CaliboxError):
     """A request that is not answered with detections; its text becomes the `detail` of the problem document."""
@@ -227,7 +229,7 @@ def from_status(status: int, detail: str) -> ServiceError:
 
 
 def problem(error: ServiceError, request_id: str, trace_id: str = "") -> dict[str, object]:
-    """The document of RFC 9457 (`application/problem+json`) for an error; the trace's id only where there is one."""
+    """The document of RFC 9457 (`PROBLEM_TYPE`) for an error; the trace's id only where there is one."""
     document: dict[str, object] = {
         "type": f"urn:calibox:problem:{error.code}",
         "title": error.title,

@@ -17,16 +17,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from calibox_server.access_log import AccessLog
 from calibox_server.connections import Connection
-from calibox_server.errors import ServiceError, stopped_early
+from calibox_server.errors import PROBLEM_TYPE, ServiceError, stopped_early
 from calibox_server.guard import Guard
 from calibox_server.outermost import (
     CLIENT_CLOSED,
     CLIENT_CLOSED_CODE,
     as_service_error,
-    error_response,
     headers_of,
     new_record,
     note_status,
+    problem_document,
 )
 from calibox_server.records import KEY
 from calibox_server.requests import (
@@ -42,6 +42,7 @@ from calibox_server.service import Answer, Service
 PATH = "/v1/detect"
 _ADDRESS = PATH.encode()
 _JSON = (b"content-type", b"application/json")
+_PROBLEM = (b"content-type", PROBLEM_TYPE.encode())
 # A request with one of them takes the application's way: something is to be done for it that is not done here.
 _ASK_FOR_MORE = frozenset({b"content-encoding", b"expect", b"origin", b"upgrade"})
 
@@ -76,9 +77,8 @@ class Exchanges:
                 length = value
         if connection.flow.write_paused or not is_image(kind.decode("latin-1")):
             return None
-        exchange = Exchange(self, connection, (httptools.parse_url(connection.url).query or b"") if query else b"")
-        exchange.start(length.decode("latin-1"))
-        return exchange
+        query = (httptools.parse_url(connection.url).query or b"") if query else b""
+        return Exchange(self, connection, query, length.decode("latin-1"))
 
 
 class Unheard:
@@ -95,9 +95,11 @@ class Exchange:
         exchanges: who began it.
         connection: that it came on; its head was read.
         query: of its address.
+        announced: the header `Content-Length`.
     """
 
     __slots__ = (
+        "_announced",
         "_asgi",
         "_chunks",
         "_connection",
@@ -115,9 +117,10 @@ class Exchange:
     )
     message_event = Unheard()
 
-    def __init__(self, exchanges: Exchanges, connection: Connection, query: bytes) -> None:
+    def __init__(self, exchanges: Exchanges, connection: Connection, query: bytes, announced: str) -> None:
         self._exchanges = exchanges
         self._connection = connection
+        self._announced = announced
         self._query = query
         self._metrics = exchanges.service.metrics
         self._record = new_record(connection.headers)
@@ -130,12 +133,8 @@ class Exchange:
         self._take_back: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, announced: str) -> None:
-        """Lets the request in, or refuses it before its body is read.
-
-        Args:
-            announced: the header `Content-Length`.
-        """
+    def start(self) -> None:
+        """Lets the request in, or refuses it before its body is read."""
         self._metrics.in_flight += 1
         exchanges = self._exchanges
         try:
@@ -143,7 +142,7 @@ class Exchange:
                 exchanges.guard.let_in(self._scope, self._record)
             self._route = PATH
             exchanges.service.check_door(self._query)
-            check_announced(announced, exchanges.service.settings.max_bytes)
+            check_announced(self._announced, exchanges.service.settings.max_bytes)
         except Exception as error:
             self.set_exception(error)
 
@@ -194,8 +193,9 @@ class Exchange:
         assert isinstance(exception, Exception)
         error = as_service_error(exception)
         self._metrics.request_ended(error.code)
-        response = error_response(error, self._scope)
-        self._end(response.status_code, response.raw_headers, bytes(response.body))
+        document = problem_document(error, self._record)
+        more = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        self._end(error.status, [*more, *_about(document, _PROBLEM)], document)
 
     def leave(self) -> None:
         """The client left."""
@@ -239,7 +239,7 @@ class Exchange:
         self._found(body)
 
     def _found(self, body: bytes) -> None:
-        self._end(HTTPStatus.OK, (_JSON, (b"content-length", b"%d" % len(body))), body)
+        self._end(HTTPStatus.OK, _about(body, _JSON), body)
 
     def _gone(self) -> None:
         self._metrics.request_ended(CLIENT_CLOSED_CODE)
@@ -270,3 +270,7 @@ class Exchange:
             parts.append(b"connection: close\r\n")
         parts += (b"\r\n", body)
         return b"".join(parts)
+
+
+def _about(body: bytes, kind: tuple[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    return kind, (b"content-length", b"%d" % len(body))

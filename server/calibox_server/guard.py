@@ -189,7 +189,7 @@ async def _deny(scope: Scope, receive: Receive, send: Send, error: ServiceError)
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})  # policy violation, RFC 6455
         return
     document = orjson.dumps(errors.problem(error, record_of(scope).request_id))
-    headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(document)), **error.headers}
+    headers = {"Content-Type": errors.PROBLEM_TYPE, "Content-Length": str(len(document)), **error.headers}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "websocket.http.response.start", "status": error.status, "headers": raw})
     await send({"type": "websocket.http.response.body", "body": document})

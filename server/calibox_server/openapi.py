@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from calibox_server import errors as tree
-from calibox_server.errors import PROBLEMS, ServiceError
+from calibox_server.errors import PROBLEM_TYPE, PROBLEMS, ServiceError
 from calibox_server.openapi_schemas import ANSWER, BASE64, IMAGE, PROBLEM, json_content
 from calibox_server.parameters import KNOWN
 
@@ -60,7 +60,7 @@ def problem_responses(errors: Iterable[type[ServiceError]]) -> dict[int | str, d
         text = f"`{error.code}`: {error.title.lower()}"
         known = by_status.setdefault(
             error.status,
-            {"description": "", "content": json_content(PROBLEM, "application/problem+json")},
+            {"description": "", "content": json_content(PROBLEM, PROBLEM_TYPE)},
         )
         known["description"] += ("; " if known["description"] else "") + text
     return by_status

@@ -120,11 +120,16 @@ def error_response(error: ServiceError, scope: Scope) -> Response:
     The error is noted.
     """
     record = record_of(scope)
-    note_error(error, record)
     if scope["path"].startswith(OPEN_INFERENCE):
+        note_error(error, record)
         return Response(orjson.dumps({"error": str(error)}), error.status, error.headers, "application/json")
-    document = orjson.dumps(errors.problem(error, record.request_id, record.trace_id))
-    return Response(document, error.status, error.headers, "application/problem+json")
+    return Response(problem_document(error, record), error.status, error.headers, errors.PROBLEM_TYPE)
+
+
+def problem_document(error: ServiceError, record: Record) -> bytes:
+    """The problem document of an error, which is noted."""
+    note_error(error, record)
+    return orjson.dumps(errors.problem(error, record.request_id, record.trace_id))
 
 
 def as_service_error(error: Exception) -> ServiceError:

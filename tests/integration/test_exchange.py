@@ -214,9 +214,9 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[Exchange]:
     begun: list[Exchange] = []
     start = Exchange.start
 
-    def noted(self: Exchange, announced: str) -> None:
+    def noted(self: Exchange) -> None:
         begun.append(self)
-        start(self, announced)
+        start(self)
 
     monkeypatch.setattr(Exchange, "start", noted)
     return begun

@@ -66,4 +66,4 @@ def lost(headers: Headers) -> Response:
     error = EngineAwayError("the replica that had this request ended before it answered; send it again")
     request_id = next((value.decode("latin-1") for name, value in headers if name == _REQUEST_ID), "")
     document = orjson.dumps(errors.problem(error, request_id))
-    return Response(document, HTTPStatus.SERVICE_UNAVAILABLE, error.headers, "application/problem+json")
+    return Response(document, HTTPStatus.SERVICE_UNAVAILABLE, error.headers, errors.PROBLEM_TYPE)

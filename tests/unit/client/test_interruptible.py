@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -33,12 +34,15 @@ class SignalJustBeforeWait(selectors.EpollSelector):
 
 
 @pytest.fixture
-def signal_just_before_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def signal_just_before_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     class Policy(asyncio.DefaultEventLoopPolicy):
         def new_event_loop(self) -> asyncio.AbstractEventLoop:
             return asyncio.SelectorEventLoop(SignalJustBeforeWait())
 
     monkeypatch.setattr(asyncio.events, "_event_loop_policy", Policy())
+    before = signal.set_wakeup_fd(-1)  # whatever another test left
+    yield
+    signal.set_wakeup_fd(before)
 
 
 @pytest.mark.usefixtures("signal_just_before_wait")
