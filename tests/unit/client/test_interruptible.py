@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -26,20 +25,15 @@ class SignalJustBeforeWait(selectors.EpollSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout < WAIT_S / 2:
             return super().select(timeout)
-        found: deque[Any] = deque(
-            map(operator.call, (partial(_raise_in_c, signal.SIGINT), partial(super().select, timeout))), 1
-        )
-        keys = ((self._key_from_fd(fd), event) for fd, event in found[0])
-        return [(key, event & key.events) for key, event in keys if key is not None]
+        poll = self._selector.poll  # type: ignore[attr-defined]
+        calls = (partial(_raise_in_c, signal.SIGINT), partial(poll, timeout, 64))
+        found: deque[list[tuple[int, int]]] = deque(map(operator.call, calls), 1)
+        return [(self.get_map()[fd], event) for fd, event in found[0]]
 
 
 @pytest.fixture
 def signal_just_before_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    class Policy(asyncio.DefaultEventLoopPolicy):
-        def new_event_loop(self) -> asyncio.AbstractEventLoop:
-            return asyncio.SelectorEventLoop(SignalJustBeforeWait())
-
-    monkeypatch.setattr(asyncio.events, "_event_loop_policy", Policy())
+    monkeypatch.setattr(selectors, "DefaultSelector", SignalJustBeforeWait)
     before = signal.set_wakeup_fd(-1)  # whatever another test left
     yield
     signal.set_wakeup_fd(before)
