@@ -13,8 +13,10 @@ from benchmarks.soak.setup import Setup
 from benchmarks.soak.shots import OK, REFUSED, Gun, Shot, per_second, quantiles, statuses
 
 OVERLOAD = 2.0
-# One turn of the overload says little: on a machine with neighbours the capacity itself moves by a tenth meanwhile.
-SHARES = (0.5, 0.8, 0.95, 1.2, *[OVERLOAD] * 5)
+# One turn of the overload says little, and a long one no more than a short one: on a machine with neighbours the
+# capacity itself moves by a tenth within a minute.
+TURNS, TURN = 15, 0.25
+SEGMENTS = (*((share, 1.0) for share in (0.5, 0.8, 0.95, 1.2)), *[(OVERLOAD, TURN)] * TURNS)  # load, share of a segment
 CONCURRENCY = 32
 REFUSED_WITHIN_S = 0.010
 HELD = 0.1  # share of the requests whose body waits: enough refusals of both kinds, little else changed
@@ -51,11 +53,11 @@ async def _measure(setup: Setup, served: Served) -> list[Step]:
     gun = Gun(served.port, await asked_pictures(served.port, jpegs(setup.bundle, setup.images, 32)))
     await gun.closed_loop(CONCURRENCY, min(WARM_UP_S, setup.seconds))
     before, found = await _capacity(gun, setup.seconds), []
-    for number, share in enumerate(SHARES):
-        rate = before * share
-        shots, started = await gun.open_loop(rate, setup.seconds, seed=setup.seed + number, held=HELD)
-        goodput = per_second(shots, started, setup.seconds)
-        after = await _capacity(gun, setup.seconds / 2)
+    for number, (share, part) in enumerate(SEGMENTS):
+        seconds = setup.seconds * part
+        shots, started = await gun.open_loop(before * share, seconds, seed=setup.seed + number, held=HELD)
+        goodput = per_second(shots, started, seconds)
+        after = await _capacity(gun, setup.seconds * max(TURN, part / 2))
         found.append(Step(share, fmean((before, after)), shots, goodput, gun.unasked))
         before = after
     gun.close()
