@@ -1,6 +1,7 @@
 """Several processes behave as one: the same answers and counts, and no request lost when one of them is killed."""
 
 import base64
+import contextlib
 import http.client
 import json
 import signal
@@ -21,7 +22,7 @@ from calibox_client import Client, RetryPolicy
 from calibox_server.engine import CandidateOutput
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import metric, wait_until
-from tests.support.http_workers import Workers, fresh_client, http_workers
+from tests.support.http_workers import Workers, both_tell, fresh_client, http_workers
 from tests.support.live_server import live_server
 from tests.support.oip import OUTPUTS, letterboxed, same, triton_http
 from tests.support.pictures import encoded, picture
@@ -238,6 +239,20 @@ def test_when_a_front_end_is_killed_retries_hide_it(workers: Workers, client: ht
     assert len(set(counts)) == 1
     assert len(retried) <= askers
     assert ask(client)
+
+
+def test_connections_that_a_killed_front_end_had_not_received_go_to_another(workers: Workers) -> None:
+    wait_until(lambda: len(workers.pids()) == 3 and both_tell(workers.url))
+    with ThreadPoolExecutor(6) as pool, contextlib.ExitStack() as stack:
+        one, *others = [stack.enter_context(fresh_client(workers.url)) for _ in range(7)]
+        expected = ask(one)
+        workers.stop("front-1")  # every other new connection waits for it
+        asked = [pool.submit(ask, other) for other in others]
+        wait_until(lambda: sum(call.done() for call in asked) > 1)
+        assert not all(call.done() for call in asked)
+        killed = workers.kill("front-1")
+        assert [call.result(PATIENCE_S) for call in asked] == [expected] * len(asked)
+    wait_until(lambda: workers.whole_without(killed))
 
 
 def test_under_load_a_stop_loses_no_request_that_was_taken(networks: tuple[Path, list[Path]]) -> None:

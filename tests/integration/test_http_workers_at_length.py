@@ -21,7 +21,7 @@ from calibox_server.keys import make_key
 from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import metric, wait_until
-from tests.support.http_workers import fresh_client, http_workers
+from tests.support.http_workers import both_tell, fresh_client, http_workers
 from tests.support.live_server import live_server, serve_command
 from tests.support.oip import letterboxed, same, triton_grpc, triton_http
 from tests.support.pictures import picture
@@ -38,12 +38,6 @@ def is_ready(client: httpx2.Client) -> bool:
     """Whether both front ends are: each of two new connections goes to another."""
     with fresh_client(str(client.base_url)) as one, fresh_client(str(client.base_url)) as other:
         return [who.get("/readyz").status_code for who in (one, other)] == [200, 200]
-
-
-def both_tell(url: str) -> bool:
-    """Whether both front ends are ready: then they tell their metrics."""
-    with fresh_client(url) as client:
-        return all(metric(client, "process_resident_memory_bytes", process=f"front-{i}") for i in (1, 2))
 
 
 def test_kills_of_the_engine_process_under_load_lose_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 
 from tests.support.gated_engine import PATIENCE_S
+from tests.support.gated_server import metric
 from tests.support.live_server import serve_command
 
 
@@ -62,6 +63,12 @@ class Workers:
 def fresh_client(url: str) -> httpx2.Client:
     """Of a server without HTTPS, for a connection of its own: reading the authorities would take 0.1 s each time."""
     return httpx2.Client(base_url=url, timeout=PATIENCE_S, verify=False)
+
+
+def both_tell(url: str) -> bool:
+    """Whether both front ends are ready: then they tell their metrics."""
+    with fresh_client(url) as client:
+        return all(metric(client, "process_resident_memory_bytes", process=f"front-{i}") for i in (1, 2))
 
 
 @contextmanager

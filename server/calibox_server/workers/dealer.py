@@ -1,7 +1,7 @@
 """Which front end gets the next connection. Pure.
 
-A front end tells now and then how many connections it received and how many of them are open. Those that it was given
-since are counted as open, so that connections that come at once are dealt out evenly too.
+A front end tells how many connections it received, as soon as it did, and now and then how many of them are open. Those
+that it was given since are counted as open, so that connections that come at once are dealt out evenly too.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,14 @@ class Hand:
     turn: int = 0  # when it was given the last one
 
     @property
+    def under_way(self) -> int:
+        """Connections that were given and not received yet, as far as can be known."""
+        return self.given - self.received
+
+    @property
     def load(self) -> int:
         """Connections that are open, as far as can be known."""
-        return self.open + self.given - self.received
+        return self.open + self.under_way
 
 
 @dataclass(slots=True)

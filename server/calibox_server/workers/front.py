@@ -31,6 +31,7 @@ class FrontServer(Server):
         self._desk = desk
         self._end = end
         self._received = 0  # connections
+        self._beginning = 0  # of them those that no protocol has yet
         self._told = (0, 0)
         self._known = asyncio.Event()  # a catalogue came
         self._ended = asyncio.Event()
@@ -45,11 +46,14 @@ class FrontServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: tells how many connections are open."""
-        told = (self._received, len(self.server_state.connections))
+        self._tell_counts()
+        return await super().on_tick(counter)
+
+    def _tell_counts(self) -> None:
+        told = (self._received, len(self.server_state.connections) + self._beginning)
         if told != self._told:
             self._told = told
             self._control.send(head(messages.COUNTS, told[0] << 32 | told[1]))
-        return await super().on_tick(counter)
 
     async def drained(self) -> None:
         """Waits until the others are drained too: until then new requests here are still told 503."""
@@ -72,6 +76,8 @@ class FrontServer(Server):
         kind, number = read_head(packet)
         if kind == messages.CONNECTION:
             self._received += 1
+            self._beginning += 1
+            self._tell_counts()  # before anything is read of it: until then another front end may still get it
             self._start(self._connect(socket.socket(fileno=fds[0])))
         elif kind == messages.LINK:
             self._link(socket.socket(fileno=fds[0]))
@@ -100,8 +106,12 @@ class FrontServer(Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
 
-        with contextlib.suppress(OSError):  # a handshake that fails is its sender's to know
+        try:
             await loop.connect_accepted_socket(create_protocol, caller, ssl=config.ssl)
+        except OSError:  # a handshake that fails is its sender's to know
+            pass
+        finally:
+            self._beginning -= 1
 
     def _link(self, end: socket.socket) -> None:
         """There is an engine process."""

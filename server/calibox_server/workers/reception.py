@@ -1,11 +1,15 @@
 """Where connections are accepted and dealt out to the front ends.
 
 The supervisor accepts, and sends each connection's descriptor on: with one queue for all of them, whichever front end
-wakes first takes several, and connections that stay open pile up on it.
+wakes first takes several, and connections that stay open pile up on it. It keeps a descriptor of its own until the
+front end has told that it received the connection, which it does before it reads from it: one that ends earlier has
+touched nothing, and another gets the connection.
 """
 
 import asyncio
+import os
 import socket
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -35,6 +39,8 @@ class Reception:
         self._listener = listener
         self._channel_of = channel_of
         self._open = self._accepting = False
+        self._under_way: dict[int, deque[socket.socket]] = {}  # to each front end, in the order in which they were sent
+        self._orphans: deque[socket.socket] = deque()  # their front end ended before it received them
 
     def open(self) -> None:
         """Listens from now on."""
@@ -43,19 +49,34 @@ class Reception:
         self._watch()
 
     def close(self) -> None:
-        """Listens no more."""
+        """Listens no more; what is under way still arrives."""
         self._open = False
         self._watch()
         self._listener.close()
+        for caller in (*self._orphans, *(caller for sent in self._under_way.values() for caller in sent)):
+            caller.close()
+        self._orphans.clear()
+        self._under_way = {front: deque() for front in self._under_way}
 
     def join(self, front: int) -> None:
         """A front end takes connections."""
         self.dealer.join(front)
+        self._under_way[front] = deque()
+        self._deal_orphans()
         self._watch()
 
+    def told(self, front: int, received: int, opened: int) -> None:
+        """A front end tells how many connections it has received, and has open."""
+        self.dealer.told(front, received, opened)
+        under_way = self._under_way.get(front)
+        while under_way and len(under_way) > self.dealer.hands[front].under_way:
+            under_way.popleft().close()
+
     def leave(self, front: int) -> None:
-        """A front end ended."""
+        """A front end ended; another gets what it had not received."""
         self.dealer.leave(front)
+        self._orphans += self._under_way.pop(front, ())
+        self._deal_orphans()
         self._watch()
 
     def _watch(self) -> None:
@@ -78,4 +99,19 @@ class Reception:
                 self._accepting = False
                 asyncio.get_running_loop().call_later(PAUSE_S, self._watch)
                 return
-            self._channel_of(self.dealer.deal()).send(head(messages.CONNECTION), [caller.detach()])
+            self._deal(caller)
+
+    def _deal_orphans(self) -> None:
+        while self._orphans and self.dealer.hands:
+            self._deal(self._orphans.popleft())
+
+    def _deal(self, caller: socket.socket) -> None:
+        try:
+            sent = os.dup(caller.fileno())
+        except OSError as error:  # no descriptors are left
+            log.error("connection_dropped", reason=str(error))
+            caller.close()
+            return
+        front = self.dealer.deal()
+        self._under_way[front].append(caller)
+        self._channel_of(front).send(head(messages.CONNECTION), [sent])

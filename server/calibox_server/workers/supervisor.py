@@ -188,7 +188,7 @@ class Supervisor:
         """What a process says."""
         kind, number = read_head(packet)
         if kind == messages.COUNTS:
-            self._reception.dealer.told(child.number, number >> 32, number & 0xFFFF_FFFF)
+            self._reception.told(child.number, number >> 32, number & 0xFFFF_FFFF)
         elif kind == messages.PONG:
             child.pulse.answered(number / 1e3)
         elif kind == messages.READY:
