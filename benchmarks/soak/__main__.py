@@ -24,7 +24,7 @@ from calibox_server.options import available_cores
 from tests.support.bundles import make_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("load", "fuzz", "schema", "bombs", "memory", "lifecycle")
+STEPS = ("load", "fuzz", "schema", "bombs", "memory", "lifecycle", "kills")
 INTRODUCTION = """# Soak
 
 What [the soak page](../soak.md) explains, as its commands wrote it; every section names its command and when it ran."""

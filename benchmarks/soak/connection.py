@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self.own_port: int = transport.get_extra_info("sockname")[1]
         self.open = True
 
     def expect(self, on_answer: Callable[[Answer | None], None]) -> None:

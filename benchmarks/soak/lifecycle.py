@@ -3,10 +3,11 @@
 import asyncio
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.soak.connection import Connection, ConnectionLost, Request, post
+from benchmarks.soak.callers import Callers
+from benchmarks.soak.connection import Connection, Request, post
 from benchmarks.soak.findings import Findings
 from benchmarks.soak.pictures import DETECT, Asked, asked_of, asked_pictures, beginning, jpegs
 from benchmarks.soak.served import Served, serving
@@ -15,51 +16,11 @@ from benchmarks.soak.shots import OK, Gun, Shot, statuses
 from calibox_core.bundle import MODEL_FILE
 from tests.support.bundles import make_tiny_bundle
 
-CALLERS = 4
 CHANGES_PER_STOP = 20  # a stop costs a start; of 200 changes, 10 stops
 DRAIN_S = 20  # several times what the stop itself takes on a busy machine
 LOAD_S = 2.0  # before a stop, and after it
 STOP_LOAD = 32  # requests under way at the stop
 STOPPING = 503
-
-
-@dataclass
-class Callers:
-    """Ask without a pause; an answer is one of those that are right."""
-
-    port: int
-    request: Request
-    right: set[bytes]
-    answered: int = 0
-    wrong: list[str] = field(default_factory=list)
-    seen: set[bytes] = field(default_factory=set)
-    stopping: bool = False
-
-    async def run(self) -> None:
-        """Until they are stopped."""
-        await asyncio.gather(*(self._ask_on() for _ in range(CALLERS)))
-
-    async def _ask_on(self) -> None:
-        connection = await Connection.to(self.port)
-        while not self.stopping:
-            try:
-                answer = await connection.ask(self.request)
-            except ConnectionLost:
-                self.wrong.append("connection lost")
-                connection = await Connection.to(self.port)
-                continue
-            found = beginning(answer.body)
-            self.answered += 1
-            self.seen.add(found)
-            if answer.status != OK or found not in self.right:
-                self.wrong.append(f"{answer.status} {answer.body[:200]!r}")
-        connection.close()
-
-    async def wait_for_more(self) -> None:
-        """Until each was answered once more or so."""
-        wanted = self.answered + CALLERS
-        while self.answered < wanted and not self.wrong:
-            await asyncio.sleep(0.002)
 
 
 def prove(setup: Setup, findings: Findings) -> None:
@@ -133,8 +94,10 @@ async def _fail(setup: Setup, served: Served, root: Path) -> Callers:
 
 
 def _judge(findings: Findings, what: str, callers: Callers, *, kinds: int) -> None:
-    found = f"{callers.answered} answers, wrong or lost: {callers.wrong[:3]}"
-    findings.must(what, not callers.wrong and len(callers.seen) == kinds, found=found, wanted="all right, none lost")
+    lost = len(callers.lost)
+    found = f"{callers.answered} answers, wrong: {callers.wrong[:3]}, lost: {lost}, unasked: {callers.unasked} bytes"
+    whole = not callers.wrong and not lost and not callers.unasked and len(callers.seen) == kinds
+    findings.must(what, whole, found=found, wanted="all right, none lost")
 
 
 def _stops(setup: Setup, findings: Findings) -> None:
