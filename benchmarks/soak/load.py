@@ -11,18 +11,20 @@ from benchmarks.soak.pictures import asked_pictures, jpegs
 from benchmarks.soak.served import Served, serving
 from benchmarks.soak.setup import Setup
 from benchmarks.soak.shots import OK, REFUSED, Gun, Shot, per_second, quantiles, statuses
+from calibox_server.options import Options
 
-OVERLOAD = 2.0
+SHARES, OVERLOAD = (0.5, 0.8, 0.95, 1.2), 2.0
 # One turn of the overload says little, and a long one no more than a short one: on a machine with neighbours the
-# capacity itself moves by a tenth within a minute.
-TURNS, TURN = 15, 0.25
-SEGMENTS = (*((share, 1.0) for share in (0.5, 0.8, 0.95, 1.2)), *[(OVERLOAD, TURN)] * TURNS)  # load, share of a segment
+# capacity itself moves by a tenth within a minute. But the queue has to be full for most of it.
+TURNS, TURN = 15, 0.25  # at least a quarter of a segment each
+FEWEST, FILLS = 3, 4  # turns are as long as it takes to fill the queue so many times, if they are fewer then
 CONCURRENCY = 32
 REFUSED_WITHIN_S = 0.010
 HELD = 0.1  # share of the requests whose body waits: enough refusals of both kinds, little else changed
 # Of them: at twice the load half of all callers find a place at the door; every other of those finds it taken later.
 EARLY = 0.3
 WARM_UP_S = 2.0
+QUEUE = Options.model_fields["queue_size"].default  # places
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ async def _measure(setup: Setup, served: Served) -> list[Step]:
     gun = Gun(served.port, await asked_pictures(served.port, jpegs(setup.bundle, setup.images, 32)))
     await gun.closed_loop(CONCURRENCY, min(WARM_UP_S, setup.seconds))
     before, found = await _capacity(gun, setup.seconds), []
-    for number, (share, part) in enumerate(SEGMENTS):
-        seconds = setup.seconds * part
+    turn = max(setup.seconds * TURN, FILLS * QUEUE / before)
+    turns = max(FEWEST, round(setup.seconds * TURN * TURNS / turn))
+    segments = [*((share, setup.seconds) for share in SHARES), *[(OVERLOAD, turn)] * turns]
+    for number, (share, seconds) in enumerate(segments):
         shots, started = await gun.open_loop(before * share, seconds, seed=setup.seed + number, held=HELD)
         goodput = per_second(shots, started, seconds)
-        after = await _capacity(gun, setup.seconds * max(TURN, part / 2))
+        after = await _capacity(gun, min(seconds, setup.seconds / 2))
         found.append(Step(share, fmean((before, after)), shots, goodput, gun.unasked))
         before = after
     gun.close()
