@@ -5,6 +5,7 @@ Profiles (environment variable `HYPOTHESIS_PROFILE`): `default`, `ci` (the same 
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A server of a test measures nothing at its start, unless the test is about that.
 os.environ.setdefault("CALIBOX_TUNE", "false")
+
+# A shell's background jobs ignore Ctrl-C, and so would every command that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline and no complaint about slow examples: how long an example takes says more about the machine's load.
 _UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
