@@ -6,9 +6,7 @@ import signal
 import socket
 import ssl
 import sys
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,11 @@ import httpx2
 import pytest
 import trustme
 
-from calibox_client import Client
 from calibox_server.keys import make_key
 from tests.support.bundles import make_tiny_bundle
 from tests.support.gated_engine import PATIENCE_S
 from tests.support.gated_server import metric, wait_until
-from tests.support.http_workers import both_tell, fresh_client, http_workers
+from tests.support.http_workers import fresh_client, http_workers
 from tests.support.live_server import live_server, serve_command
 from tests.support.oip import letterboxed, same, triton_grpc, triton_http
 from tests.support.pictures import picture
@@ -58,32 +55,6 @@ def test_kills_of_the_engine_process_under_load_lose_nothing(tmp_path: Path) -> 
         assert answered == [expected] * len(answered)
         assert metric(client, "calibox_requests_total") == len(answered) + 1
         assert metric(client, "calibox_requests_total", code="ok") == len(answered) + 1
-
-
-def test_kills_of_front_ends_cost_at_most_what_was_in_flight_and_retries_hide_them(tmp_path: Path) -> None:
-    make_tiny_bundle(tmp_path)
-    retried: list[BaseException] = []
-    stop = threading.Event()
-
-    def detect(url: str) -> list[int]:
-        counts = []
-        with Client(url, on_retry=lambda error, _: retried.append(error)) as sdk:
-            while not stop.is_set():
-                counts.append(len(sdk.detect(JPEG)))
-        return counts
-
-    with http_workers(tmp_path) as workers, ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(detect, workers.url) for _ in range(4)]
-        try:
-            for kill in range(KILLS):
-                killed = workers.kill(f"front-{1 + kill % 2}")
-                wait_until(lambda pid=killed: workers.whole_without(pid))
-                wait_until(lambda: both_tell(workers.url))
-        finally:
-            stop.set()
-        counts = {count for call in calls for count in call.result()}
-    assert len(counts) == 1
-    assert len(retried) <= KILLS * 4
 
 
 def test_reloads_and_kills_together_give_no_wrong_answer(tmp_path: Path) -> None:
